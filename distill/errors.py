@@ -1,0 +1,47 @@
+"""The one error that users see, and the one way to ask for an optional package."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+
+class FootfallError(ValueError):
+    """A mistake that the user can mend. The command line prints it as one line and exits with 2.
+
+    Args:
+        what: the thing that is wrong ("manifest row 3", "config train.yaml").
+        got: what was found there.
+        expected: what should have been there.
+        do: the next step for the user.
+    """
+
+    def __init__(self, what: str, *, got: object, expected: object, do: str) -> None:
+        self.what, self.got, self.expected, self.do = what, got, expected, do
+        text = f"{what}: got {got}; expected {expected}; {do}"
+        super().__init__(" ".join(text.split()))
+
+
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def require(package: str, *, extra: str) -> ModuleType:
+    """Import an optional package, or say which extra brings it.
+
+    Raises:
+        FootfallError: the package is not installed; the message carries the pip line.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != package.split(".")[0]:
+            raise
+        raise FootfallError(
+            f"package {package}",
+            got="not installed",
+            expected=f"the extra [{extra}]",
+            do=f"run: pip install 'footfall[{extra}]'",
+        ) from error

@@ -1,0 +1,102 @@
+"""Atomic files and named arrays: what every stage, result and shard is written with. No pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.errors import FootfallError
+
+_META: Final = "meta_json"
+MAX_ARRAY_BYTES: Final = 8 << 30
+"""No file of ours unpacks to more than this; a larger one is refused before memory is taken."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path`, on failure nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN is refused because other readers refuse it."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FootfallError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FootfallError(str(path), got=error, expected="a JSON file", do="write it again or restore it") from error
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any] | None = None) -> None:
+    """Write named arrays and a JSON-able `meta` to a compressed .npz, atomically.
+
+    Floating arrays must be finite where the format says nothing else; that is the caller's contract.
+    """
+    stored: dict[str, Any] = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    if any(array.dtype == object for array in stored.values()):
+        raise TypeError(f"{path.name}: object arrays would need pickle")
+    stored[_META] = np.frombuffer(json.dumps(dict(meta or {}), allow_nan=False).encode(), dtype=np.uint8)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **stored)
+
+
+def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `save_arrays` wrote: (arrays, meta). Nothing is unpickled.
+
+    Raises:
+        FootfallError: missing, truncated, of another kind, or larger than `MAX_ARRAY_BYTES` unpacked.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_ARRAY_BYTES:
+            raise ValueError(f"{size} bytes unpacked")
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        meta = json.loads(bytes(arrays.pop(_META, np.frombuffer(b"{}", np.uint8))).decode())
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise FootfallError(
+            str(path), got=error, expected="arrays (.npz without pickle)", do="make the file again"
+        ) from error
+    return arrays, meta
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

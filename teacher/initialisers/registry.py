@@ -1,0 +1,83 @@
+"""The registry of initialisers: which code may fill which slot, what it needs, and under which licence.
+
+An initialiser is a function `run(clip, config, report) -> Outcome` that reads the stages named in `needs`
+and writes the files of its slot (`teacher.stagefiles`) into `clip.stage_dir(slot)`. To add one:
+
+    @register("depth", "my_depth", needs=("frames", "people", "cameras"), licence="MIT")
+    def run(clip, config, report): ...
+
+and name it in the label config (`depth.use=my_depth`). Heavy packages are imported inside `run`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from distill.errors import FootfallError
+from teacher.workspace import ClipFolder
+
+Slot = Literal["people", "cameras", "depth", "bodies", "contacts"]
+SLOTS: Final = ("people", "cameras", "depth", "bodies", "contacts")
+Report = Callable[[float, str], None]
+"""Called with the fraction done in [0, 1] and a short text, for progress."""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What a stage tells its record."""
+
+    summary: dict[str, Any] = field(default_factory=dict)
+    """JSON-able numbers for tables."""
+    weights: dict[str, Any] = field(default_factory=dict)
+    """Weights used: id -> {"sha256": ..., "licence": ...}."""
+
+
+class StageMissing(Exception):
+    """Raised by an optional stage that cannot run on this clip; the reason is recorded."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Initialiser:
+    """A registry entry."""
+
+    slot: str
+    name: str
+    needs: tuple[str, ...]
+    licence: str
+    run: Callable[[ClipFolder, Any, Report], Outcome]
+
+
+_REGISTRY: Final[dict[tuple[str, str], Initialiser]] = {}
+
+
+def register(slot: Slot, name: str, *, needs: tuple[str, ...], licence: str) -> Callable[[Any], Any]:
+    """Decorator that adds an initialiser; a second one of the same name is a programming error."""
+
+    def add(run: Callable[[ClipFolder, Any, Report], Outcome]) -> Callable[[ClipFolder, Any, Report], Outcome]:
+        assert (slot, name) not in _REGISTRY, f"{slot}/{name} registered twice"
+        _REGISTRY[slot, name] = Initialiser(slot=slot, name=name, needs=needs, licence=licence, run=run)
+        return run
+
+    return add
+
+
+def get_initialiser(slot: str, name: str) -> Initialiser:
+    """Look up an initialiser.
+
+    Raises:
+        FootfallError: no such name; the message lists those that exist.
+    """
+    if (slot, name) not in _REGISTRY:
+        known = sorted(n for s, n in _REGISTRY if s == slot)
+        raise FootfallError(
+            f"initialiser {slot}.use", got=repr(name), expected=f"one of {known}",
+            do="correct the config, or register yours (docs/extending.md)",
+        )  # fmt: skip
+    return _REGISTRY[slot, name]
+
+
+def list_initialisers() -> list[Initialiser]:
+    """All registered initialisers, by slot and name."""
+    return [_REGISTRY[key] for key in sorted(_REGISTRY)]

@@ -1,0 +1,195 @@
+"""A clip's folder: one sub-folder per stage, and a record that says whether the stage still holds.
+
+    clips/ID/
+        clip.json            where the clip comes from
+        STAGE/...            files of the stage (`stagefiles`)
+        STAGE/record.json    written last: {stage, status, implementation, config_hash, commit, inputs,
+                             weights, licence, outputs, seconds, summary}
+        lock                 held while a process works on the clip
+
+A stage is skipped only if its record matches: same implementation and config, same inputs, and its own
+files unchanged. An optional stage that could not run is recorded as "missing" with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib.metadata
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.errors import FootfallError
+from distill.files import read_json, sha256_of, write_json
+
+
+@dataclass(kw_only=True)
+class ClipSource:
+    """Where a clip comes from; the licence chain of every label begins here."""
+
+    id: str
+    path: str
+    """Video file."""
+    sha256: str
+    licence: str = "unknown"
+    source: str = "local"
+    """Who or what the video was got from (a URL, a collection's name)."""
+    start_s: float = 0.0
+    end_s: float | None = None
+    """The clip is [start_s, end_s) of the file; None is the end of the file."""
+    fps: float | None = None
+    """Overrides the container's timestamps if given."""
+    intrinsics: dict[str, Any] | None = None
+    """Known lens, pixels of the source video: fx, fy, cx, cy, optional distortion [k1, k2, p1, p2]."""
+    world_from_cam: list[Any] | None = None
+    """Known camera pose(s): one 4x4 for a fixed camera, or one per frame, metres."""
+
+
+@dataclass(kw_only=True)
+class StageRecord:
+    """What a stage did; see the module's docstring."""
+
+    stage: str
+    status: Literal["done", "missing", "failed"]
+    implementation: str
+    config_hash: str
+    inputs: dict[str, str]
+    """Stage name -> fingerprint of that stage's record."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """File (relative to the stage's folder) -> SHA-256."""
+    commit: str = ""
+    weights: dict[str, Any] = field(default_factory=dict)
+    """Weights used: id -> {sha256, licence}."""
+    licence: str = ""
+    """Licence of the implementation."""
+    seconds: float = 0.0
+    reason: str = ""
+    """Why it is missing or failed."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """JSON-able numbers for tables."""
+
+    def fingerprint(self) -> str:
+        """Changes exactly when the stage's files or their making changed."""
+        import hashlib
+
+        made = {k: v for k, v in asdict(self).items() if k not in ("seconds", "commit", "summary")}
+        return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def code_commit() -> str:
+    """Commit of this checkout (with "+changes" if it differs), or the installed version."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True, timeout=10)
+        if (root / ".git").exists():
+            commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+            return commit + ("+changes" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return f"footfall {importlib.metadata.version('footfall')}"
+
+
+class ClipFolder:
+    """One clip's workspace."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def id(self) -> str:
+        """The clip's name."""
+        return self.root.name
+
+    def stage_dir(self, stage: str) -> Path:
+        """Folder of a stage."""
+        return self.root / stage
+
+    @property
+    def source(self) -> ClipSource:
+        """`clip.json`."""
+        return ClipSource(**read_json(self.root / "clip.json"))
+
+    def write_source(self, source: ClipSource) -> None:
+        """Write `clip.json`."""
+        write_json(self.root / "clip.json", asdict(source))
+
+    def record(self, stage: str) -> StageRecord | None:
+        """The stage's record, or None if it never ended."""
+        path = self.stage_dir(stage) / "record.json"
+        return StageRecord(**read_json(path)) if path.is_file() else None
+
+    def require(self, stage: str) -> Path:
+        """Folder of a stage that is done.
+
+        Raises:
+            FootfallError: it is not.
+        """
+        record = self.record(stage)
+        if record is None or record.status != "done":
+            raise FootfallError(
+                f"clip {self.id}: stage {stage}", got=record.status if record else "not run",
+                expected="done", do="run footfall label on the same folder again",
+            )  # fmt: skip
+        return self.stage_dir(stage)
+
+    def is_done(self, stage: str) -> bool:
+        """Whether the stage is recorded as done (not "missing", not "failed")."""
+        record = self.record(stage)
+        return record is not None and record.status == "done"
+
+    def inputs_of(self, needs: tuple[str, ...]) -> dict[str, str]:
+        """Fingerprints of the records of the stages that a stage reads."""
+        records = {stage: self.record(stage) for stage in needs}
+        return {stage: record.fingerprint() for stage, record in records.items() if record is not None}
+
+    def holds(self, stage: str, *, implementation: str, config_hash: str, needs: tuple[str, ...]) -> bool:
+        """Whether the stage's record matches, so that it need not run again."""
+        record = self.record(stage)
+        if record is None or record.status == "failed":
+            return False
+        same = (record.implementation, record.config_hash, record.inputs) == (
+            implementation, config_hash, self.inputs_of(needs),
+        )  # fmt: skip
+        folder = self.stage_dir(stage)
+        return same and all(
+            (folder / name).is_file() and sha256_of(folder / name) == digest for name, digest in record.outputs.items()
+        )
+
+    def begin(self, stage: str) -> float:
+        """Empty the stage's folder (its record first, so that a crash leaves no false claim)."""
+        folder = self.stage_dir(stage)
+        (folder / "record.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return time.perf_counter()
+
+    def finish(self, record: StageRecord) -> None:
+        """Hash the stage's files and write its record, last."""
+        folder = self.stage_dir(record.stage)
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "record.json")
+        record.outputs = {str(p.relative_to(folder)): sha256_of(p) for p in files}
+        record.commit = code_commit()
+        write_json(folder / "record.json", asdict(record))
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Yield True while this process alone holds the clip, False if another one does.
+
+        An advisory `flock`: the kernel drops it when its owner dies, so none is ever stale.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+            else:
+                yield True
