@@ -7,10 +7,12 @@ and writes the files of its slot (`teacher.stagefiles`) into `clip.stage_dir(slo
     def run(clip, config, report): ...
 
 and name it in the label config (`depth.use=my_depth`). Heavy packages are imported inside `run`.
+Every slot also takes `files:FOLDER` (`from_files`).
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
@@ -20,6 +22,8 @@ from teacher.workspace import ClipFolder
 
 Slot = Literal["people", "cameras", "depth", "bodies", "contacts"]
 SLOTS: Final = ("people", "cameras", "depth", "bodies", "contacts")
+EMBEDDED: Final = tuple(f"teacher.initialisers.{slot}" for slot in SLOTS)
+"""Modules that register the embedded initialisers when imported."""
 Report = Callable[[float, str], None]
 """Called with the fraction done in [0, 1] and a short text, for progress."""
 
@@ -34,7 +38,7 @@ class Outcome:
     """Weights used: id -> {"sha256": ..., "licence": ...}."""
 
 
-class StageMissing(Exception):
+class StageMissingError(Exception):
     """Raised by an optional stage that cannot run on this clip; the reason is recorded."""
 
 
@@ -64,11 +68,17 @@ def register(slot: Slot, name: str, *, needs: tuple[str, ...], licence: str) -> 
 
 
 def get_initialiser(slot: str, name: str) -> Initialiser:
-    """Look up an initialiser.
+    """Look up an initialiser by the name in the config, or `files:FOLDER`.
 
     Raises:
         FootfallError: no such name; the message lists those that exist.
     """
+    if name.startswith("files:"):
+        from teacher.initialisers.from_files import files_initialiser
+
+        return files_initialiser(slot, name.removeprefix("files:"))
+    for module in EMBEDDED:
+        importlib.import_module(module)
     if (slot, name) not in _REGISTRY:
         known = sorted(n for s, n in _REGISTRY if s == slot)
         raise FootfallError(
@@ -80,4 +90,6 @@ def get_initialiser(slot: str, name: str) -> Initialiser:
 
 def list_initialisers() -> list[Initialiser]:
     """All registered initialisers, by slot and name."""
+    for module in EMBEDDED:
+        importlib.import_module(module)
     return [_REGISTRY[key] for key in sorted(_REGISTRY)]

@@ -1,0 +1,36 @@
+"""The whole configuration of labelling: one field per stage, each defined beside its stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from teacher.initialisers.bodies import BodiesConfig
+from teacher.initialisers.cameras import CamerasConfig
+from teacher.initialisers.contacts import ContactsConfig
+from teacher.initialisers.depth import DepthConfig
+from teacher.initialisers.people import PeopleConfig
+from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.quality import QualityConfig
+from teacher.pack import PackConfig
+from teacher.video import VideoConfig
+
+
+@dataclass(kw_only=True)
+class LabelConfig:
+    """`footfall label`; docs/configuration.md lists every field."""
+
+    workers: int = 1
+    """Clips labelled at the same time, each in its own process."""
+    video: VideoConfig = field(default_factory=VideoConfig)
+    people: PeopleConfig = field(default_factory=PeopleConfig)
+    cameras: CamerasConfig = field(default_factory=CamerasConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
+    bodies: BodiesConfig = field(default_factory=BodiesConfig)
+    contacts: ContactsConfig = field(default_factory=ContactsConfig)
+    optimise: OptimiseConfig = field(default_factory=OptimiseConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    pack: PackConfig = field(default_factory=PackConfig)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers: got {self.workers}, expected at least 1")

@@ -1,0 +1,71 @@
+"""Any slot filled from a folder of files made elsewhere: `bodies.use=files:/path/to/results`.
+
+The folder holds, per clip, the stage's own file (`teacher.stagefiles`): `PATH/CLIP_ID/bodies.npz`. This is
+how people bring the results of other software; the file is checked against the clip and copied in.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from distill.errors import FootfallError
+from distill.files import atomic_path
+from teacher.initialisers.registry import Initialiser, Outcome, Report
+from teacher.stagefiles import BodyInit, CameraInit, Contacts, DepthInit, Frames, People
+from teacher.workspace import ClipFolder
+
+_FILE_OF: Final[dict[str, tuple[type[Any], tuple[str, ...], str]]] = {
+    # slot: (file class, stages it is checked against, an array with the frames as first axis)
+    "people": (People, ("frames",), "visible"),
+    "cameras": (CameraInit, ("frames",), "world_from_cam"),
+    "depth": (DepthInit, ("frames",), "depth"),
+    "bodies": (BodyInit, ("frames", "people"), "present"),
+    "contacts": (Contacts, ("frames", "people"), "prob"),
+}
+
+
+def files_initialiser(slot: str, root: str) -> Initialiser:
+    """An initialiser that takes the slot's file from `root/CLIP_ID/`."""
+    kind, needs, first = _FILE_OF[slot]
+
+    def run(clip: ClipFolder, config: Any, report: Report) -> Outcome:
+        folder = Path(root) / clip.id
+        _check(clip, slot, folder, kind.load(folder), first)
+        target = clip.stage_dir(slot)
+        names = [kind.file]
+        if slot == "people":
+            names += [str(p.relative_to(folder)) for p in sorted((folder / "masks").glob("*.png"))]
+        for name in names:
+            with atomic_path(target / name) as temporary:
+                shutil.copyfile(folder / name, temporary)
+        return Outcome(summary={"from": str(folder)})
+
+    return Initialiser(slot=slot, name=f"files:{root}", needs=needs, licence="as its files", run=run)
+
+
+def _check(clip: ClipFolder, slot: str, folder: Path, loaded: Any, first: str) -> None:
+    frames = len(Frames.load(clip.require("frames")).timestamps)
+    expected: tuple[int, ...] = (frames,)
+    if slot in ("bodies", "contacts"):
+        expected = (frames, People.load(clip.require("people")).visible.shape[1])
+    shape = getattr(loaded, first).shape
+    where = f"{folder}/{type(loaded).file}"
+    if shape[: len(expected)] != expected:
+        raise FootfallError(
+            where, got=f"{first} of shape {shape}", expected=f"first axes {expected} (frames, people of this clip)",
+            do="make it from the same frames and tracks",
+        )  # fmt: skip
+    for name, value in vars(loaded).items():
+        if isinstance(value, np.ndarray) and not np.isfinite(value).all():
+            raise FootfallError(where, got=f"{name} is not finite", expected="finite numbers", do="mend the file")
+    if slot == "people":
+        missing = [k for k in range(frames) if not People.mask_path(folder, k).is_file()]
+        if missing:
+            raise FootfallError(
+                where, got=f"no mask of frame {missing[0]}", expected="masks/%06d.png of every frame",
+                do="write the identity maps",
+            )  # fmt: skip
