@@ -63,7 +63,9 @@ def draw_mesh(image: Image.Image, vertices_cam: Array, faces: Array, K: Array, c
         draw.polygon([tuple(p) for p in pixels[faces[face]]], fill=(int(red), int(green), int(blue)))
 
 
-def draw_skeleton(image: Image.Image, joints_cam: Array, K: Array, colour: tuple[int, int, int], width: int = 2) -> None:
+def draw_skeleton(
+    image: Image.Image, joints_cam: Array, K: Array, colour: tuple[int, int, int], width: int = 2
+) -> None:
     """Bones between the 24 joints [24, 3] (metres in the camera), in place."""
     pixels = project_to_pixels(joints_cam, K)
     draw = ImageDraw.Draw(image)

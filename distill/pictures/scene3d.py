@@ -1,12 +1,13 @@
 """A 3D view of results that needs nothing but a browser: points, people, cameras, a time slider.
 
-The page carries its data and about a hundred lines of canvas code; it loads nothing from elsewhere.
+The page carries its data and the canvas code of `scene3d.html`; it loads nothing from elsewhere.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib import resources
 from typing import Any, Final
 
 import numpy as np
@@ -72,75 +73,5 @@ def _frusta(result: Result, move: Array) -> list[list[list[float]]]:
 def scene_html(data: dict[str, Any], element: str = "scene") -> str:
     """A `<div>` with canvas, slider and layer switches, and the script that runs it."""
     payload = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
-    return _TEMPLATE.replace("%ID%", element).replace("%DATA%", payload)
-
-
-_TEMPLATE: Final = """
-<div id="%ID%" class="scene"><canvas width="900" height="520"></canvas>
-<div class="controls"><button>pause</button><input type="range" min="0" value="0"><span></span></div></div>
-<script>(() => {
-const data = %DATA%;
-const root = document.getElementById("%ID%"), canvas = root.querySelector("canvas"), g = canvas.getContext("2d");
-const slider = root.querySelector("input"), clock = root.querySelector("span"), button = root.querySelector("button");
-slider.max = data.frames - 1;
-const visible = data.layers.map(() => true);
-data.layers.forEach((layer, i) => {
-  const label = document.createElement("label"), box = document.createElement("input");
-  box.type = "checkbox"; box.checked = true;
-  box.onchange = () => { visible[i] = box.checked; draw(); };
-  label.append(box, " " + layer.name); root.querySelector(".controls").append(label);
-});
-const roots = data.layers.flatMap(l => l.people).flatMap(p => p.joints).filter(j => j).map(j => j[0]);
-const mean = k => roots.reduce((sum, p) => sum + p[k], 0) / Math.max(roots.length, 1);
-const eye = data.layers[0].cameras[0][0], target = [mean(0), mean(1), mean(2)];
-let yaw = Math.atan2(eye[1] - target[1], eye[0] - target[0]) + 0.6, pitch = 0.45;
-let distance = 1.5 * Math.hypot(eye[0] - target[0], eye[1] - target[1]) + 2, time = 0, playing = true;
-function view(p) {
-  const x = p[0] - target[0], y = p[1] - target[1], z = p[2] - target[2];
-  const cy = Math.cos(yaw), sy = Math.sin(yaw), cp = Math.cos(pitch), sp = Math.sin(pitch);
-  const right = -sy * x + cy * y, towards = cy * x + sy * y;
-  const up = cp * z - sp * towards, depth = distance - (cp * towards + sp * z);
-  return depth < 0.1 ? null : [450 + 700 * right / depth, 260 - 700 * up / depth, depth];
-}
-function line(a, b, colour, width, dash) {
-  const p = view(a), q = view(b);
-  if (!p || !q) return;
-  g.strokeStyle = colour; g.lineWidth = width; g.setLineDash(dash);
-  g.beginPath(); g.moveTo(p[0], p[1]); g.lineTo(q[0], q[1]); g.stroke();
-}
-const dashes = [[], [6, 4], [2, 3]];
-function draw() {
-  g.fillStyle = "#fff"; g.fillRect(0, 0, 900, 520);
-  for (let k = -6; k <= 6; k++) {
-    const x = Math.round(target[0]), y = Math.round(target[1]);
-    line([x - 6, y + k, 0], [x + 6, y + k, 0], "#e4e4e4", 1, []);
-    line([x + k, y - 6, 0], [x + k, y + 6, 0], "#e4e4e4", 1, []);
-  }
-  data.points.forEach((p, i) => {
-    const q = view(p);
-    if (q) { g.fillStyle = `rgb(${data.rgb[i]})`; g.fillRect(q[0], q[1], 2, 2); }
-  });
-  data.layers.forEach((layer, i) => {
-    if (!visible[i]) return;
-    const dash = dashes[i % 3], c = layer.cameras[Math.min(time, layer.cameras.length - 1)];
-    for (let k = 1; k <= 4; k++) { line(c[0], c[k], "#555", 1, dash); line(c[k], c[k % 4 + 1], "#555", 1, dash); }
-    for (const person of layer.people) {
-      const joints = person.joints[Math.min(time, person.joints.length - 1)], colour = `rgb(${person.colour})`;
-      for (let t = 1; t <= time; t++)
-        if (person.joints[t] && person.joints[t - 1])
-          line(person.joints[t - 1][0], person.joints[t][0], colour, 1, dash);
-      if (joints) data.parents.forEach((p, j) => { if (p >= 0) line(joints[p], joints[j], colour, 3 - i * 0.7, dash); });
-    }
-  });
-  slider.value = time; clock.textContent = ` frame ${time} `;
-}
-slider.oninput = () => { time = +slider.value; playing = false; button.textContent = "play"; draw(); };
-button.onclick = () => { playing = !playing; button.textContent = playing ? "pause" : "play"; };
-canvas.onpointermove = e => {
-  if (e.buttons) { yaw -= e.movementX * 0.01; pitch = Math.min(1.5, Math.max(0.02, pitch + e.movementY * 0.01)); draw(); }
-};
-canvas.onwheel = e => { e.preventDefault(); distance *= Math.exp(e.deltaY * 0.001); draw(); };
-setInterval(() => { if (playing) { time = (time + 1) % data.frames; draw(); } }, 70);
-draw();
-})();</script>
-"""
+    template = (resources.files(__package__) / "scene3d.html").read_text(encoding="utf-8")
+    return template.replace("%ID%", element).replace("%DATA%", payload)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `footfall label`."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="videos, folders, .csv or .jsonl manifests, key=value")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="videos, folders, .csv or .jsonl manifests, key=value"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder for clips, shards and manifest.json")
     parser.add_argument("--config", type=Path, help="YAML file; defaults are complete without one")
 
@@ -25,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
     report = label(inputs, args.out, config=args.config, overrides=overrides)
     print_status([clip_status(ClipFolder(args.out / "clips" / clip)) for clip in report.clips])
     totals = report.manifest["totals"]
-    print(f"{totals['clips']} of {len(report.clips)} clips packed into {args.out / 'shards'} ({totals['samples']} samples)")
+    print(
+        f"{totals['clips']} of {len(report.clips)} clips packed into {args.out / 'shards'} ({totals['samples']} samples)"
+    )
     if report.failed:
         clip, reason = next(iter(report.failed.items()))
         more = f" (and {len(report.failed) - 1} more clips)" if len(report.failed) > 1 else ""
