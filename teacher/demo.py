@@ -1,0 +1,164 @@
+"""The whole loop on one machine: clips -> labels -> shards -> student -> export -> stream -> page.
+
+Every step is a command that a user could type; it is printed before it runs, and it is skipped when an
+earlier demo in the same folder already finished it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from distill.errors import FootfallError
+from distill.files import read_json, write_json, write_text
+
+HELD_OUT: Final = "test-"
+"""Ids of clips that the student never sees in training begin with this."""
+
+
+@dataclass(kw_only=True)
+class Step:
+    """One command of the demo."""
+
+    name: str
+    command: list[str]
+    done: Path
+    """Exists once the step has finished."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Timing:
+    """How long a step took when it last ran."""
+
+    name: str
+    command: str
+    seconds: float
+
+
+def run_demo(out: Path, video: Path | None) -> Path:
+    """Run all steps below `out`; returns the path of `index.html`.
+
+    Args:
+        out: folder of the demo.
+        video: label, train on and stream this file instead of made-up clips; there is no truth then.
+
+    Raises:
+        FootfallError: no such video, or a step failed (its own message was printed before).
+    """
+    from teacher.demo_page import write_page
+
+    started = time.perf_counter()
+    if video is not None and not video.is_file():
+        raise FootfallError(f"--video {video}", got="no such file", expected="a video file", do="check the path")
+    out.mkdir(parents=True, exist_ok=True)
+    train, test = (_manifests(out) if video is None else _video_manifests(out, video))
+    timings = {}
+    for step in _steps(out, train, test, has_truth=video is None):
+        timings[step.name] = _run(step, out)
+    page = out / "index.html"
+    write_page(out, page, list(timings.values()), test_ids=[row["id"] for row in _rows(test)], has_truth=video is None)
+    print(f"demo finished in {(time.perf_counter() - started) / 60:.1f} minutes")
+    return page
+
+
+def _manifests(out: Path) -> tuple[Path, Path]:
+    """Make the clips and split their manifest into what is trained on and what is held out."""
+    from distill.synthetic import collection, write_collection
+
+    start = time.perf_counter()
+    write_collection(out / "clips", collection("demo", seed=0))
+    rows = _rows(out / "clips" / "manifest.jsonl")
+    train = _write_rows(out / "clips" / "train.jsonl", [r for r in rows if not r["id"].startswith(HELD_OUT)])
+    test = _write_rows(out / "clips" / "test.jsonl", [r for r in rows if r["id"].startswith(HELD_OUT)])
+    marker = out / "steps" / "synthetic.json"
+    if not marker.exists():
+        command = f"python datasets/synthetic/prepare_synthetic.py --out {out / 'clips'} --set demo"
+        seconds = time.perf_counter() - start
+        write_json(marker, asdict(Timing(name="make clips", command=command, seconds=seconds)))
+    return train, test
+
+
+def _video_manifests(out: Path, video: Path) -> tuple[Path, Path]:
+    """One manifest with the user's video, for training and for streaming."""
+    row = {"id": "video", "path": str(video.resolve()), "source": "local", "licence": "unknown"}
+    manifest = _write_rows(out / "clips" / "video.jsonl", [row])
+    return manifest, manifest
+
+
+def _rows(manifest: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _steps(out: Path, train: Path, test: Path, *, has_truth: bool) -> list[Step]:
+    """The commands, in order."""
+    footfall = [sys.executable, "-m", "teacher.cli"]
+    script = Path(__file__).resolve().parent.parent / "train_student.py"
+    if not script.is_file():
+        raise FootfallError(
+            "footfall demo", got="an installed wheel", expected="a checkout with train_student.py",
+            do="clone the repository and run `make demo` there",
+        )  # fmt: skip
+    labels, held, run = out / "labels", out / "labels-held-out", out / "runs" / "demo"
+    checkpoint, reports, streams = run / "pretrained", out / "reports", out / "stream"
+    workers = f"workers={min(2, os.cpu_count() or 1)}"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
+    launch += ["--config", str(script.parent / "configs" / "student" / "demo.yaml")]
+    launch += [f"data.shards={labels / 'shards'}", f"out={run.parent}", f"name={run.name}"]
+    steps = [
+        Step(name="label", command=[*footfall, "label", str(train), "--out", str(labels), workers],
+             done=labels / "manifest.json"),
+        Step(name="train", command=launch, done=checkpoint / "model.safetensors"),
+        Step(name="export", command=[*footfall, "export", str(checkpoint), "--format", "pt2", "--out",
+                                     str(out / "export")], done=out / "export" / "parity.json"),
+    ]  # fmt: skip
+    if has_truth:
+        steps.append(Step(
+            name="label held-out", command=[*footfall, "label", str(test), "--out", str(held), workers],
+            done=held / "manifest.json",
+        ))  # fmt: skip
+    for row in _rows(test):
+        steps.append(Step(
+            name=f"stream {row['id']}",
+            command=[*footfall, "run", str(test.parent / row["path"]), "--checkpoint", str(checkpoint), "--out",
+                     str(streams / row["id"])],
+            done=streams / row["id"] / "meta.json",
+        ))  # fmt: skip
+    if has_truth:
+        for name, folder in (("teacher", labels), ("teacher-held-out", held), ("student-held-out", streams)):
+            report = reports / f"{name}.json"
+            command = [*footfall, "evaluate", str(folder), "--data", str(out / "clips"), "--out", str(report)]
+            steps.append(Step(name=f"evaluate {name}", command=command, done=report))
+    return steps
+
+
+def _run(step: Step, out: Path) -> Timing:
+    """Run one command, its output going to the terminal; remember its time."""
+    marker = out / "steps" / f"{step.name.replace(' ', '-')}.json"
+    shown = " ".join(step.command)
+    if step.done.exists() and marker.exists() and read_json(marker)["command"] == shown:
+        print(f"== {step.name}: done before", flush=True)
+        return Timing(**read_json(marker))
+    print(f"== {step.name}: {shown}", flush=True)
+    start = time.perf_counter()
+    status = subprocess.run(step.command, env={**os.environ, **step.environment}, check=False).returncode
+    if status != 0 or not step.done.exists():
+        raise FootfallError(
+            f"demo step '{step.name}'", got=f"exit code {status}", expected="0 and " + str(step.done),
+            do="read the message above; `make demo` goes on from this step",
+        )  # fmt: skip
+    timing = Timing(name=step.name, command=shown, seconds=time.perf_counter() - start)
+    write_json(marker, asdict(timing))
+    return timing
