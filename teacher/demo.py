@@ -58,7 +58,7 @@ def run_demo(out: Path, video: Path | None) -> Path:
     if video is not None and not video.is_file():
         raise FootfallError(f"--video {video}", got="no such file", expected="a video file", do="check the path")
     out.mkdir(parents=True, exist_ok=True)
-    train, test = (_manifests(out) if video is None else _video_manifests(out, video))
+    train, test = _manifests(out) if video is None else _video_manifests(out, video)
     timings = {}
     for step in _steps(out, train, test, has_truth=video is None):
         timings[step.name] = _run(step, out)

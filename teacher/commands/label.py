@@ -27,9 +27,8 @@ def run(args: argparse.Namespace) -> int:
     report = label(inputs, args.out, config=args.config, overrides=overrides)
     print_status([clip_status(ClipFolder(args.out / "clips" / clip)) for clip in report.clips])
     totals = report.manifest["totals"]
-    print(
-        f"{totals['clips']} of {len(report.clips)} clips packed into {args.out / 'shards'} ({totals['samples']} samples)"
-    )
+    packed = f"{totals['clips']} of {len(report.clips)} clips"
+    print(f"{packed} packed into {args.out / 'shards'} ({totals['samples']} samples)")
     if report.failed:
         clip, reason = next(iter(report.failed.items()))
         more = f" (and {len(report.failed) - 1} more clips)" if len(report.failed) > 1 else ""
