@@ -1,0 +1,224 @@
+"""The student's training task: a batch in, named losses and a report out. The loop knows no more than that."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, fields
+from itertools import combinations
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from distill.geometry.transforms import invert
+from distill.losses import (
+    Loss,
+    Term,
+    composition_error,
+    contact_divergence,
+    direction_error,
+    joints_error,
+    laplace_nll,
+    log_depth_error,
+    reprojection_error,
+    rotation_error,
+    scene_scale_error,
+    translation_error,
+)
+from distill.models.prediction import PairPrediction, Prompts
+from distill.models.student import Student
+
+Batch = dict[str, Any]
+"""Tensors of B windows of V >= 2 frames in order of time, at network size:
+images [B, V, 3, H, W] in [0, 1]; K [B, V, 3, 3] pixels; boxes [B, P, V, 4] pixels; valid [B, P, V] bool;
+cam_from_body [B, P, V, 4, 4] m; body_rot [B, P, V, 23, 3, 3]; betas [B, P, num_betas];
+joints_cam [B, P, V, 24, 3] m; contact_prob [B, P, V, 6]; world_from_cam [B, V, 4, 4] m; weight [B, P]."""
+
+_REPORT: Final = {
+    "camera_rotation": ("camera_rotation_deg", math.degrees(1)),
+    "camera_translation": ("camera_translation_mm", 1e3),
+    "root_orientation": ("root_orientation_deg", math.degrees(1)),
+    "root_direction": ("root_direction_deg", math.degrees(1)),
+    "root_log_depth": ("root_depth_percent", 1e2),
+    "body_pose": ("body_pose_deg", math.degrees(1)),
+    "joints_3d": ("joints_mm", 1e3),
+    "joints_2d": ("joints_box_percent", 1e2),
+    "motion_rotation": ("motion_rotation_deg", math.degrees(1)),
+    "motion_translation": ("motion_translation_mm", 1e3),
+    "contact": ("contact_nats", 1.0),
+    "scene_scale": ("scene_scale_percent", 1e2),
+}
+"""Terms that are logged: name in the report, with its unit, and factor."""
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """Weight of each term (`losses`); 0 leaves it out."""
+
+    camera_rotation: float = 2.0
+    camera_translation: float = 1.0
+    root_orientation: float = 1.0
+    root_direction: float = 5.0
+    root_log_depth: float = 2.0
+    body_pose: float = 1.0
+    """Joint rotations relative to the parent."""
+    joints_3d: float = 5.0
+    joints_2d: float = 1.0
+    betas: float = 0.02
+    motion_rotation: float = 1.0
+    """Of the body frame between the two frames."""
+    motion_translation: float = 1.0
+    contact: float = 0.2
+    camera_nll: float = 0.02
+    """Uncertainty of the camera's motion."""
+    motion_nll: float = 0.02
+    """Uncertainty of the body's motion."""
+    root_nll: float = 0.02
+    """Uncertainty of the root in the camera."""
+    loop: float = 0.2
+    """Root, body motion and camera motion of a pair agree with each other."""
+    gap: float = 0.2
+    """Two short gaps compose to the long one; needs windows of three frames or more."""
+    scene_scale: float = 0.1
+    """Scale of the backbone's points; needs a backbone with points."""
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in fields(self)):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"loss weight {name} is {getattr(self, name)}, expected 0 or more")
+
+
+class StudentTask(nn.Module):
+    """A student with its losses. All ordered pairs of a window are predicted; each frame is encoded once."""
+
+    def __init__(self, student: Student, config: LossConfig, body: Any | None = None) -> None:
+        """Body model (`distill.body`) of the student's config, unless given."""
+        super().__init__()
+        self.student = student
+        self.config = config
+        if body is None:
+            from distill.body import load_body_model
+
+            body = load_body_model(student.config.body_model)
+        self._body = (body,)  # data, not weights: kept out of the module tree
+        self.loss = Loss({f.name: getattr(config, f.name) for f in fields(config)})
+
+    def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses to be summed, and detached numbers to be logged (units in their names)."""
+        images = batch["images"]
+        frames = images.shape[1]
+        tokens = self.student.encode(images.flatten(0, 1))
+        per_frame = [tokens[i::frames] for i in range(frames)]
+        points = self.config.scene_scale > 0 and self.student.backbone.module.has_points
+        predictions = {
+            (i, j): self.student.pair(per_frame[i], per_frame[j], prompts_of(batch, i, j), points=points)
+            for i, j in combinations(range(frames), 2)
+        }
+        collected: dict[str, list[Term]] = defaultdict(list)
+        for (i, j), prediction in predictions.items():
+            for name, term in self._pair_terms(prediction, batch, i, j).items():
+                collected[name].append(term)
+        for i in range(frames - 2):
+            first, second, long = predictions[i, i + 1], predictions[i + 1, i + 2], predictions[i, i + 2]
+            collected["gap"].append(_gap_term(first, second, long, batch))
+        terms = {name: _concatenate(parts) for name, parts in collected.items()}
+        return self.loss(terms), _report(terms)
+
+    def _pair_terms(self, predicted: PairPrediction, batch: Batch, i: int, j: int) -> dict[str, Term]:
+        """All terms of the ordered pair of frames (i, j)."""
+        terms = _camera_terms(predicted, batch, i, j)
+        terms |= _motion_terms(predicted, batch, i, j)
+        person = batch["weight"][:, :, None] * batch["valid"][:, :, [i, j]]  # [B, P, 2]
+        terms |= _root_terms(predicted, batch["cam_from_body"][:, :, [i, j]], person)
+        terms |= self._body_terms(predicted, batch, i, j, person)
+        logit = torch.stack((predicted.contact_logit_a, predicted.contact_logit_b), dim=2)
+        terms["contact"] = Term(contact_divergence(logit, batch["contact_prob"][:, :, [i, j]]), person)
+        if predicted.points_a is not None:
+            error, counts = scene_scale_error(
+                predicted.log_scene_scale, predicted.points_a, batch["joints_cam"][:, :, i], batch["K"][:, i]
+            )
+            terms["scene_scale"] = Term(error, person[:, :, 0, None] * counts)
+        return terms
+
+    def _body_terms(self, predicted: PairPrediction, batch: Batch, i: int, j: int, person: Tensor) -> dict[str, Term]:
+        """Pose, shape and joints of both frames."""
+        body_rot = torch.stack((predicted.body_rot_a, predicted.body_rot_b), dim=2)
+        cam_from_body = torch.stack((predicted.cam_from_body_a, predicted.cam_from_body_b), dim=2)
+        betas = predicted.betas[:, :, None].expand(-1, -1, 2, -1)
+        joints = self._body[0](betas, body_rot, cam_from_body).joints
+        wanted = batch["joints_cam"][:, :, [i, j]]
+        K = batch["K"][:, None, [i, j]].expand(-1, person.shape[1], -1, -1, -1)
+        reprojection = reprojection_error(joints, wanted, K, batch["boxes"][:, :, [i, j]])
+        return {
+            "body_pose": Term(rotation_error(body_rot, batch["body_rot"][:, :, [i, j]]), person),
+            "joints_3d": Term(joints_error(joints, wanted), person),
+            "joints_2d": Term(reprojection, person),
+            "betas": Term((predicted.betas - batch["betas"]).square(), person.amax(2)),
+        }
+
+
+def prompts_of(batch: Batch, i: int, j: int) -> Prompts:
+    """Prompts of the ordered pair of frames (i, j) of every window."""
+    return Prompts(boxes=batch["boxes"][:, :, [i, j]], valid=batch["valid"][:, :, [i, j]], K=batch["K"][:, [i, j]])
+
+
+def _camera_terms(predicted: PairPrediction, batch: Batch, i: int, j: int) -> dict[str, Term]:
+    """Camera motion against `inv(world_from_cam_i) @ world_from_cam_j`."""
+    target = invert(batch["world_from_cam"][:, i]) @ batch["world_from_cam"][:, j]
+    weight = batch["weight"].amax(1)  # labels are weighted by clip: its people carry the clip's weight
+    return _motion_pair("camera", predicted.cam_a_from_cam_b, target, predicted.camera_log_var, weight)
+
+
+def _motion_terms(predicted: PairPrediction, batch: Batch, i: int, j: int) -> dict[str, Term]:
+    """Body motion in the world, and its agreement with roots and camera."""
+    world_from_body = batch["world_from_cam"][:, None] @ batch["cam_from_body"]
+    target = invert(world_from_body[:, :, i]) @ world_from_body[:, :, j]
+    both = batch["weight"] * (batch["valid"][:, :, i] & batch["valid"][:, :, j])
+    terms = _motion_pair("motion", predicted.body_a_from_body_b, target, predicted.body_log_var, both)
+    # Two ways from body b to camera a: by its motion, or by camera b and the camera's motion.
+    by_camera = predicted.cam_a_from_cam_b[:, None] @ predicted.cam_from_body_b
+    terms["loop"] = Term(composition_error(predicted.cam_from_body_a, predicted.body_a_from_body_b, by_camera), both)
+    return terms
+
+
+def _motion_pair(name: str, predicted: Tensor, target: Tensor, log_var: Tensor, weight: Tensor) -> dict[str, Term]:
+    """Rotation, translation and likelihood of rigid motions [..., 4, 4]."""
+    rotation = rotation_error(predicted[..., :3, :3], target[..., :3, :3])
+    translation = translation_error(predicted[..., :3, 3], target[..., :3, 3])
+    return {
+        f"{name}_rotation": Term(rotation, weight),
+        f"{name}_translation": Term(translation, weight),
+        f"{name}_nll": Term(laplace_nll(torch.stack((rotation, translation), dim=-1), log_var), weight),
+    }
+
+
+def _root_terms(predicted: PairPrediction, target: Tensor, person: Tensor) -> dict[str, Term]:
+    """Orientation, direction and depth of the pelvis in both cameras; target [B, P, 2, 4, 4]."""
+    root = torch.stack((predicted.cam_from_body_a, predicted.cam_from_body_b), dim=2)
+    log_var = torch.stack((predicted.root_log_var_a, predicted.root_log_var_b), dim=2)
+    orientation = rotation_error(root[..., :3, :3], target[..., :3, :3])
+    direction = direction_error(root[..., :3, 3], target[..., :3, 3])
+    depth = log_depth_error(root[..., :3, 3], target[..., :3, 3])
+    return {
+        "root_orientation": Term(orientation, person),
+        "root_direction": Term(direction, person),
+        "root_log_depth": Term(depth, person),
+        "root_nll": Term(laplace_nll(torch.stack((orientation, direction, depth), dim=-1), log_var), person),
+    }
+
+
+def _gap_term(first: PairPrediction, second: PairPrediction, long: PairPrediction, batch: Batch) -> Term:
+    """Composition of camera motions over frames i < j < k."""
+    error = composition_error(first.cam_a_from_cam_b, second.cam_a_from_cam_b, long.cam_a_from_cam_b)
+    return Term(error, batch["weight"].amax(1))
+
+
+def _concatenate(parts: list[Term]) -> Term:
+    """The same term of several pairs as one."""
+    return Term(torch.cat([part.values for part in parts]), torch.cat([part.weight for part in parts]))
+
+
+def _report(terms: dict[str, Term]) -> dict[str, Tensor]:
+    """Means in units for people, detached; losses are never among them."""
+    return {name: factor * terms[term].mean().detach() for term, (name, factor) in _REPORT.items() if term in terms}
