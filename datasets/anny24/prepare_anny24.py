@@ -65,7 +65,7 @@ Y_UP = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
 
 
 def part_of(name: str) -> tuple[str, str]:
-    """"left_knee" -> ("knee", "L"); "neck" -> ("neck", "")."""
+    """ "left_knee" -> ("knee", "L"); "neck" -> ("neck", "")."""
     side, _, rest = name.partition("_")
     return (rest, side[0].upper()) if side in ("left", "right") else (name, "")
 

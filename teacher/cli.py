@@ -1,0 +1,74 @@
+"""The command line: `footfall VERB ...`.
+
+Each verb is a module of `teacher.commands`, imported only when it is used, so that `--help` needs no torch.
+It lives in `teacher` because some verbs need the teacher and `distill` never imports it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from distill.errors import FootfallError
+
+VERBS: Final = {
+    "demo": "the whole loop on made-up clips (or --video FILE), ending in a page with pictures",
+    "label": "solve videos for cameras, bodies and scene, and pack the labels into shards",
+    "status": "show a labelling folder: clips by stage, seconds, decision and why",
+    "evaluate": "score labels, results or a checkpoint against truth",
+    "export": "write a checkpoint's graphs with a parity and a latency record",
+    "run": "stream a video through a checkpoint: motion, cameras, scene",
+    "doctor": "show what is installed, what is missing and what it would enable",
+    "view": "look at results in the browser",
+    "convert": "write results as glb, bvh, usd, amass, colmap, rrd or tum",
+    "push": "publish a checkpoint on the Hub",
+    "pull": "fetch a checkpoint from the Hub",
+    "bench": "measure speed: a row of numbers with hardware, versions and commit",
+}
+"""The whole command surface; tests hold it."""
+
+NOT_BUILT: Final = ("view", "convert", "push", "pull", "bench")
+"""Verbs that are planned and say so."""
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """The parser; only `verb`'s own module is imported."""
+    parser = argparse.ArgumentParser(
+        prog="footfall", description="From video of people: cameras, motion and scene, in metres, in one world."
+    )
+    commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, purpose in VERBS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        if name == verb and name not in NOT_BUILT:
+            importlib.import_module(f"teacher.commands.{name}").add_arguments(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in arguments if word in VERBS), None)
+    asks_for_help = any(word in ("-h", "--help") for word in arguments)
+    if verb in NOT_BUILT and not asks_for_help:
+        print(f"footfall: {verb} is not built yet; footfall --help lists what is", file=sys.stderr)
+        return 2
+    try:
+        args = build_parser(verb).parse_args(arguments)
+        if args.verb in NOT_BUILT:
+            return 2
+        return importlib.import_module(f"teacher.commands.{args.verb}").run(args)
+    except SystemExit as stop:  # argparse: 0 after --help, 2 after a wrong word
+        return int(stop.code or 0)
+    except FootfallError as error:
+        print(f"footfall: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("footfall: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
