@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.geometry.rotations import matrix_from_sixd
+from distill.models.precision import full_precision
 from distill.models.trajectory_head import output_layers
 
 _JOINTS = 23
@@ -27,7 +28,7 @@ class BodyHead(nn.Module):
         """
         hidden = self.hidden(person)
         sixd, betas = self.pose(hidden), self.shape(hidden)
-        with torch.autocast(person.device.type, enabled=False):
+        with full_precision(person.device):
             body_rot = matrix_from_sixd(sixd.float().unflatten(-1, (_JOINTS, 6)))
             weight = valid[..., None].to(torch.float32)
             return body_rot, (betas.float() * weight).sum(2) / weight.sum(2).clamp(min=1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distill.models.backbones import Backbone, Pair, Preprocessing, Tokens, check_image_size
 from distill.models.blocks import NORM_EPS, DecoderBlock, EncoderBlock
 from distill.models.dpt import DenseHead, Dpt
+from distill.models.precision import full_precision
 from distill.models.rope import Rope, rope_of_grid
 
 PATCH: Final = 16
@@ -106,7 +107,7 @@ class Mast3r(Backbone):
         layers_a, layers_b = self.decode_tokens(a, b)
         pair = Pair(tokens_a=layers_a[1:], tokens_b=layers_b[1:])
         # Points and confidence leave through exponentials: float32, whatever the trunk and autocast do.
-        with torch.autocast(a.features.device.type, enabled=False):
+        with full_precision(a.features.device):
             if points:
                 pair.points_a, pair.conf_a = self._points(self.downstream_head1, layers_a, a.grid)
                 pair.points_b, pair.conf_b = self._points(self.downstream_head2, layers_b, b.grid)

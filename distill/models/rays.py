@@ -8,7 +8,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from distill.geometry.cameras import unproject
 from distill.geometry.transforms import make_transform
 
 PRIOR_HEIGHT_M: Final = 1.6
@@ -20,8 +19,13 @@ RAY_CHANNELS: Final = 2 + 4 * RAY_OCTAVES
 
 
 def rays_of_pixels(pixels: Tensor, K: Tensor) -> Tensor:
-    """Pixels [..., N, 2] -> (x/z, y/z) [..., N, 2]; K [..., 3, 3]."""
-    return unproject(pixels, torch.ones_like(pixels[..., 0]), K)[..., :2]
+    """Pixels [..., N, 2] -> (x/z, y/z) [..., N, 2]; K [..., 3, 3].
+
+    K's inverse written out: it is triangular, and a general inverse has no ONNX operator.
+    """
+    y = (pixels[..., 1] - K[..., None, 1, 2]) / K[..., None, 1, 1]
+    x = (pixels[..., 0] - K[..., None, 0, 2] - K[..., None, 0, 1] * y) / K[..., None, 0, 0]
+    return torch.stack((x, y), dim=-1)
 
 
 def token_rays(K: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

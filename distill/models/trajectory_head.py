@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill.geometry.conventions import CONTACT_SITES
 from distill.geometry.rotations import matrix_from_sixd
 from distill.geometry.transforms import make_transform
+from distill.models.precision import full_precision
 from distill.models.prediction import Prompts
 from distill.models.rays import place_body
 
@@ -76,7 +77,7 @@ class TrajectoryHead(nn.Module):
         body = self.body_motion(person.flatten(-2))
         camera = self.camera_motion(scene.flatten(-2))
         # Rotations and depths are composed in full precision, whatever autocast does to the layers above.
-        with torch.autocast(person.device.type, enabled=False):
+        with full_precision(person.device):
             root, body, camera = root.float(), body.float(), camera.float()
             placed = [self._place(root[:, :, view], people, view) for view in range(2)]
             return Trajectory(
