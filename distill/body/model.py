@@ -183,7 +183,7 @@ def forward_kinematics(rest: Tensor, body_rot: Tensor, target_from_body: Tensor)
 def find_sites(v_template: Tensor, joints: Tensor, weights: Tensor, count: int = 8) -> dict[str, Tensor]:
     """Vertices [<= count] of each contact site, found on any mesh of a body in T-pose.
 
-    Heel: the lowest vertices behind the ankle. Toe: the lowest vertices around the toe joint. Hand: the
+    Heel: the lowest vertices behind the ankle. Toe: the lowest vertices of the toes, near their joint. Hand: the
     vertices that hang most below the hand joint (the palm side in a T-pose with palms down).
     """
     sites: dict[str, Tensor] = {}
@@ -192,7 +192,8 @@ def find_sites(v_template: Tensor, joints: Tensor, weights: Tensor, count: int =
         of_foot = weights[:, [ankle, toe]].sum(1) > 0.9
         reach = (joints[toe, 2] - joints[ankle, 2]).abs()
         behind = of_foot & (v_template[:, 2] < joints[ankle, 2] + 0.1 * reach)
-        front = of_foot & ((v_template[:, 2] - joints[toe, 2]).abs() < 0.25 * reach)
+        # Only what moves with the toes: it stays on the ground while the heel rises and the foot turns about the ball.
+        front = (weights[:, toe] > 0.9) & ((v_template[:, 2] - joints[toe, 2]).abs() < 0.4 * reach)
         of_hand = weights[:, hand] > 0.5
         for name, chosen in (("heel", behind), ("toe", front), ("hand", of_hand)):
             ids = torch.nonzero(chosen).flatten()
