@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from distill.body import BodyModel, load_body_model
 from distill.geometry.transforms import invert
 from distill.losses import (
     Loss,
@@ -26,6 +27,7 @@ from distill.losses import (
     scene_scale_error,
     translation_error,
 )
+from distill.models.held import Held
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
 
@@ -92,16 +94,12 @@ class LossConfig:
 class StudentTask(nn.Module):
     """A student with its losses. All ordered pairs of a window are predicted; each frame is encoded once."""
 
-    def __init__(self, student: Student, config: LossConfig, body: Any | None = None) -> None:
-        """Body model (`distill.body`) of the student's config, unless given."""
+    def __init__(self, student: Student, config: LossConfig, body: BodyModel | None = None) -> None:
+        """Body model of the student's config, unless given."""
         super().__init__()
         self.student = student
         self.config = config
-        if body is None:
-            from distill.body import load_body_model
-
-            body = load_body_model(student.config.body_model)
-        self._body = (body,)  # data, not weights: kept out of the module tree
+        self.body = Held(body or load_body_model(student.config.body_model))
         self.loss = Loss({f.name: getattr(config, f.name) for f in fields(config)})
 
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -146,7 +144,7 @@ class StudentTask(nn.Module):
         body_rot = torch.stack((predicted.body_rot_a, predicted.body_rot_b), dim=2)
         cam_from_body = torch.stack((predicted.cam_from_body_a, predicted.cam_from_body_b), dim=2)
         betas = predicted.betas[:, :, None].expand(-1, -1, 2, -1)
-        joints = self._body[0](betas, body_rot, cam_from_body).joints
+        joints = self.body.module(betas, body_rot, cam_from_body).joints
         wanted = batch["joints_cam"][:, :, [i, j]]
         K = batch["K"][:, None, [i, j]].expand(-1, person.shape[1], -1, -1, -1)
         reprojection = reprojection_error(joints, wanted, K, batch["boxes"][:, :, [i, j]])

@@ -10,7 +10,6 @@ Nothing outside an adapter may assume a patch size, or that a backbone predicts 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import FootfallError
+from distill.models.held import Held
 
 
 @dataclass(kw_only=True)
@@ -136,21 +136,8 @@ def check_image_size(images: Tensor, patch: int) -> None:
         )  # fmt: skip
 
 
-class FrozenBackbone(nn.Module):
-    """A backbone that cannot be trained, saved or put into train mode by the module that owns it.
-
-    It is held outside PyTorch's module tree, so its weights appear in no `parameters()`, optimiser,
-    `state_dict()`, EMA or gradient bucket. It follows its owner to a device and keeps its own dtype.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self._held = (backbone.requires_grad_(False).eval(),)  # a tuple hides it from nn.Module
-
-    @property
-    def module(self) -> Backbone:
-        """The network itself."""
-        return self._held[0]
+class FrozenBackbone(Held[Backbone]):
+    """A backbone that cannot be trained, saved or put into train mode by the module that owns it."""
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tokens:
@@ -161,18 +148,6 @@ class FrozenBackbone(nn.Module):
     def decode(self, a: Tokens, b: Tokens, *, points: bool = True, descriptors: bool = False) -> Pair:
         """`Backbone.decode`, without gradients."""
         return self.module.decode(a, b, points=points, descriptors=descriptors)
-
-    def train(self, mode: bool = True) -> FrozenBackbone:
-        """Stays in eval mode whatever is asked."""
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenBackbone:
-        probe = next(self.module.parameters())
-        self.module.to(fn(probe.new_empty(0)).device)  # the device of the owner, not its dtype
-        return self
-
-    def __deepcopy__(self, memo: dict[int, object]) -> FrozenBackbone:
-        return self  # frozen weights are shared by every copy of their owner (EMA, evaluation)
 
 
 def load_backbone(
