@@ -8,6 +8,7 @@ plus a clearance, so that the heel comes down first and the foot then rolls flat
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,13 +93,13 @@ class Rhythm:
     """Left strides done at time 0; the right foot is half a stride later."""
     duty: float = 0.60
     """Part of the stride from flat to toe-off."""
-    flat: float = 0.34
+    flat: float = 0.31
     """Part of the stride in which the foot is flat."""
 
     @staticmethod
     def of_speed(speed: float, stature: float, phase: float) -> Rhythm:
-        """Natural rhythm: step length near 0.41 statures at 1.35 m/s, growing with the root of the speed."""
-        step = 0.41 * stature * np.sqrt(speed / 1.35)
+        """Natural rhythm: step length near 0.385 statures at 1.35 m/s, growing with the root of the speed."""
+        step = 0.385 * stature * np.sqrt(speed / 1.35)
         return Rhythm(stride_s=float(2 * step / max(speed, 0.3)), phase=phase)
 
     def left_phase(self, times: Array) -> Array:
@@ -122,7 +123,7 @@ def plan_plants(path: GroundPath, rhythm: Rhythm, *, side: int, width: float, to
     for stride in range(int(np.ceil(begin / rhythm.stride_s + offset)), int(end / rhythm.stride_s + offset)):
         flat = (stride - offset) * rhythm.stride_s
         # The pelvis passes over the ankle early in stance, because the leg behind is lengthened by the raised heel.
-        xy, heading = path.at(np.array([flat + 0.42 * rhythm.duty * rhythm.stride_s]))
+        xy, heading = path.at(np.array([flat + 0.31 * rhythm.duty * rhythm.stride_s]))
         left = np.array([-np.sin(heading[0]), np.cos(heading[0])])
         plants.append(
             Plant(
@@ -153,7 +154,7 @@ def follow_plants(foot: Foot, plants: list[Plant], times: Array) -> FootTrack:
         ankle=np.zeros((frames, 3)), heading=zero, pitch=zero.copy(), bend=zero.copy(),
         heel=np.zeros(frames, bool), toe=np.zeros(frames, bool),
     )  # fmt: skip
-    for plant, following in zip(plants[:-1], plants[1:], strict=True):
+    for plant, following in itertools.pairwise(plants):
         stance = (times >= plant.flat) & (times <= plant.toe_off)
         track.pitch[stance] = _heel_rise(plant, times[stance])
         track.bend[stance] = -track.pitch[stance]
@@ -169,7 +170,7 @@ def follow_plants(foot: Foot, plants: list[Plant], times: Array) -> FootTrack:
 def _heel_rise(plant: Plant, times: Array) -> Array:
     """Pitch during stance: zero until heel-off, then rising with zero slope at its start."""
     u = np.clip((times - plant.heel_off) / (plant.toe_off - plant.heel_off), 0.0, 1.0)
-    return TOE_OFF_PITCH * u**2
+    return TOE_OFF_PITCH * u**1.6
 
 
 def _ankle_in_stance(foot: Foot, plant: Plant, pitch: Array) -> Array:
@@ -183,7 +184,7 @@ def _fill_swing(foot: Foot, plant: Plant, following: Plant, times: Array, swing:
     """Write the frames `swing` between two plants into `track`."""
     duration = following.flat - plant.toe_off
     u = (times[swing] - plant.toe_off) / duration
-    rate = 2 * TOE_OFF_PITCH / (plant.toe_off - plant.heel_off) * duration  # slope of _heel_rise at its end, per u
+    rate = 1.6 * TOE_OFF_PITCH / (plant.toe_off - plant.heel_off) * duration  # slope of _heel_rise at its end, per u
     knots = np.array([-0.01, 0.0, 0.10, 0.45, 0.84, 1.0, 1.01])
     pitches = np.array(
         [TOE_OFF_PITCH - 0.01 * rate, TOE_OFF_PITCH, 1.12 * TOE_OFF_PITCH, 0.3 * TOE_OFF_PITCH, STRIKE_PITCH, 0, 0]

@@ -101,8 +101,8 @@ def place_pelvis(build: Build, pelvis: Pelvis, feet: Mapping[str, FootTrack], *,
         limit = np.minimum(limit, feet[side].ankle[:, 2] + room - hip[:, 2])
         straight += (build.feet[side].flat_height + leg.reach - leg.hip[1]) / 2
     limit = np.minimum(limit, pelvis.standing * straight)
-    sigma = 0.05 * fps
-    radius = max(int(np.ceil(2.5 * sigma)), 1)
+    sigma = 0.035 * fps
+    radius = max(int(np.ceil(2 * sigma)), 1)
     floor = minimum_filter1d(limit, 2 * radius + 1, mode="nearest")
     height = gaussian_filter1d(floor, max(sigma, 0.3), radius=radius, mode="nearest")
     return np.column_stack((pelvis.xy, height))

@@ -15,8 +15,8 @@ MATERIALS: Final = (
     "paving", "asphalt", "grass", "tiles", "brick", "plaster", "planks", "concrete", "poster",
 )  # fmt: skip
 """Kinds of surface, in the order of the layers of the texture (`textures`)."""
-POSTERS: Final = 9
-"""Different posters: a 3 x 3 sheet in the layer "poster"."""
+POSTER_SIDE: Final = 3
+"""The layer "poster" is a sheet of this many by this many posters."""
 GROUND_HALF_M: Final = 30.0
 """The ground reaches this far from the origin."""
 
@@ -140,7 +140,7 @@ def build_scene(spec: ClipSpec, people_xy: Array, world_from_cam: Array) -> Scen
 
 def _tint(rng: np.random.Generator) -> Array:
     """A light factor with a little hue."""
-    return rng.uniform(0.75, 1.05) * rng.uniform(0.92, 1.08, 3)
+    return rng.uniform(0.85, 1.15) * rng.uniform(0.92, 1.08, 3)
 
 
 def _add_walls(builder: _Builder, inside: Array, yaw: float) -> None:
@@ -162,17 +162,20 @@ def _add_walls(builder: _Builder, inside: Array, yaw: float) -> None:
         builder.box(
             middle, np.array([length + 0.2, 0.2, height]), float(np.arctan2(along[1], along[0])), material, _tint(rng)
         )
-        for _ in range(int(length / 1.7)):
+        for number in range(int(length / 1.7)):
             width = rng.uniform(0.5, 1.1)
             tall = width * rng.uniform(1.0, 1.5)
             at = rng.uniform(0.05, max(length - width - 0.05, 0.06))
             corner = np.array([*begin, rng.uniform(0.4, max(height - tall - 0.1, 0.45))]) + at * along / length
-            _add_poster(builder, corner + 0.012 * inward, along / length * width, np.array([0, 0, tall]))
+            # Each a little before the last one: posters may overlap, but never lie in one plane.
+            lift = (0.012 + 0.004 * number) * inward
+            _add_poster(builder, corner + lift, along / length * width, np.array([0, 0, tall]))
 
 
 def _add_poster(builder: _Builder, corner: Array, along: Array, up: Array) -> None:
-    column, row = divmod(int(builder.rng.integers(POSTERS)), 3)
-    part = (np.array([[0.02, 0.98], [0.98, 0.98], [0.98, 0.02], [0.02, 0.02]]) + [column, row]) / 3
+    column, row = divmod(int(builder.rng.integers(POSTER_SIDE**2)), POSTER_SIDE)
+    inset = np.array([[0.02, 0.98], [0.98, 0.98], [0.98, 0.02], [0.02, 0.02]])
+    part = (inset + np.array([column, row])) / POSTER_SIDE
     builder.quad(corner, along, up, "poster", np.ones(3), uv=part)
 
 
@@ -195,8 +198,10 @@ def _add_object(builder: _Builder, foot: Array, radius: float) -> None:
             at = foot + (0.15 * step) * front
             builder.box(at, np.array([wide, depth, 0.16 * (step + 1)]), yaw, "concrete", tint)
     else:
-        builder.box(foot + [0, 0, 0.40], np.array([wide, 0.42, 0.06]), yaw, "planks", tint)
-        builder.box(foot + [0, 0, 0.46] + 0.19 * front, np.array([wide, 0.05, 0.4]), yaw, "planks", tint)
+        seat = foot + np.array([0, 0, 0.40])
+        back = foot + np.array([0, 0, 0.46]) + 0.19 * front
+        builder.box(seat, np.array([wide, 0.42, 0.06]), yaw, "planks", tint)
+        builder.box(back, np.array([wide, 0.05, 0.4]), yaw, "planks", tint)
         for sign in (-1, 1):
             builder.box(foot + sign * 0.4 * wide * side, np.array([0.08, 0.36, 0.40]), yaw, "concrete", tint)
 
