@@ -103,7 +103,7 @@ def _clips_of(source: ClipSource, out: Path, settings: Any) -> Iterator[ClipFold
         yield from (ClipFolder(folder) for folder in known if _same_source(ClipFolder(folder), source))
         return
     try:
-        shots = split_shots(Path(source.path), settings.video)
+        shots = split_shots(Path(source.path), settings.video, source.fps)
     except FootfallError:  # the frames stage will meet the same fault and record it
         shots = [(0.0, None)]
     for number, (start_s, end_s) in enumerate(shots):
