@@ -7,6 +7,7 @@ that repeats only every `STAINS_M` metres: without it, every paving slab would l
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Final
 
@@ -121,8 +122,8 @@ def _poster(rng: np.random.Generator) -> Array:
     """A sheet of posters: coloured shapes and lines of letter-like marks."""
     sheet = np.zeros((SIDE, SIDE, 3))
     edges = np.linspace(0, SIDE, POSTER_SIDE + 1).astype(int)
-    for top, bottom in zip(edges[:-1], edges[1:], strict=True):
-        for left, right in zip(edges[:-1], edges[1:], strict=True):
+    for top, bottom in itertools.pairwise(edges):
+        for left, right in itertools.pairwise(edges):
             sheet[top:bottom, left:right] = _one_poster(rng, bottom - top, right - left)
     return sheet + 0.02 * rng.standard_normal(sheet.shape)
 
