@@ -1,0 +1,99 @@
+"""People by landmarks: who is where in every frame, with 2D and 3D keypoints and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from distill.errors import FootfallError
+from distill.people.blazepose import Pose
+from distill.people.tracker import PeopleTracker, TrackerConfig, identity_map
+from distill.people.weights import ALL_WEIGHTS
+from teacher.initialisers.registry import Outcome, Report, register
+from teacher.stagefiles import Frames, People, read_image, write_image
+from teacher.workspace import ClipFolder
+
+
+@dataclass(kw_only=True)
+class PeopleConfig:
+    """Detection and tracking."""
+
+    use: str = "landmarks"
+    """Registered initialiser, or files:FOLDER."""
+    max_people: int = 4
+    """People kept: those seen longest and largest."""
+    min_track_frames: int = 8
+    """Shorter tracks are dropped."""
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    """Frame-by-frame following."""
+
+
+@register("people", "landmarks", needs=("frames",), licence="Apache-2.0")
+def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
+    """Track people with BlazePose.
+
+    Raises:
+        FootfallError: nobody is seen for long enough.
+    """
+    frames = Frames.load(clip.require("frames"))
+    count = len(frames.timestamps)
+    tracker = PeopleTracker(config.tracker)
+    tracks: dict[int, dict[int, Pose]] = {}
+    for index in range(count):
+        report(0.9 * index / count, f"frame {index}")
+        image = read_image(Frames.image_path(clip.require("frames"), index))
+        for person in tracker.step(image):
+            tracks.setdefault(person.id, {})[index] = person.pose
+    kept = _choose(tracks, config)
+    if not kept:
+        seen = max((len(t) for t in tracks.values()), default=0)
+        raise FootfallError(
+            f"clip {clip.id}", got=f"no person seen for {config.min_track_frames} frames (longest: {seen} of {count})",
+            expected="people who are at least an eighth of the frame's height tall", do="leave this clip out",
+        )  # fmt: skip
+    folder = clip.stage_dir("people")
+    people = _to_arrays([tracks[k] for k in kept], count)
+    people.save(folder)
+    for index in range(count):
+        report(0.9 + 0.1 * index / count, f"mask {index}")
+        present = [(k, tracks[name][index]) for k, name in enumerate(kept) if index in tracks[name]]
+        write_image(People.mask_path(folder, index), identity_map(present, (frames.size[0], frames.size[1])))
+    return Outcome(
+        summary={
+            "found": len(tracks), "kept": len(kept), "visible_frames": people.visible.sum(0).tolist(),
+            "mean_score": round(float(people.score[people.visible].mean()), 3),
+        },
+        weights={w.id: {"sha256": w.sha256, "licence": w.licence} for w in ALL_WEIGHTS},
+    )  # fmt: skip
+
+
+def _choose(tracks: dict[int, dict[int, Pose]], config: PeopleConfig) -> list[int]:
+    """Ids to keep, most visible first: frames seen times height."""
+
+    def presence(track: dict[int, Pose]) -> float:
+        return sum(float(pose.box_xyxy[3] - pose.box_xyxy[1]) for pose in track.values())
+
+    long_enough = [name for name, track in tracks.items() if len(track) >= config.min_track_frames]
+    return sorted(long_enough, key=lambda name: -presence(tracks[name]))[: config.max_people]
+
+
+def _to_arrays(tracks: list[dict[int, Pose]], frames: int) -> People:
+    shape = (frames, len(tracks))
+    people = People(
+        visible=np.zeros(shape, bool),
+        box_xyxy=np.zeros((*shape, 4), np.float32),
+        score=np.zeros(shape, np.float32),
+        keypoints_px=np.zeros((*shape, 23, 2), np.float32),
+        keypoint_score=np.zeros((*shape, 23), np.float32),
+        keypoints_hip=np.zeros((*shape, 23, 3), np.float32),
+    )
+    for k, track in enumerate(tracks):
+        for index, pose in track.items():
+            people.visible[index, k] = True
+            people.box_xyxy[index, k] = pose.box_xyxy
+            people.score[index, k] = pose.score
+            people.keypoints_px[index, k] = pose.keypoints_px
+            people.keypoint_score[index, k] = pose.keypoint_score
+            people.keypoints_hip[index, k] = pose.keypoints_hip
+    return people
