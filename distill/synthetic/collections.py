@@ -32,7 +32,7 @@ def collection(name: str, seed: int = 0) -> list[ClipSpec]:
         return [ClipSpec(id="debug", seed=seed, frames=12, fps=15.0, size=[160, 96], objects=3, supersample=1)]
     count = name.removeprefix("train:")
     if count != name and count.isdigit() and int(count) > 0:
-        return [_varied(index, seed) for index in range(int(count))]
+        return [varied_clip(index, seed) for index in range(int(count))]
     raise FootfallError(
         f"set {name!r}", got="no such set", expected="demo, debug or train:N", do="name one of them, e.g. train:64"
     )
@@ -51,8 +51,8 @@ def _demo(seed: int) -> list[ClipSpec]:
     ]
 
 
-def _varied(index: int, seed: int) -> ClipSpec:
-    """Clip `index` of a training set: everything is drawn."""
+def varied_clip(index: int, seed: int) -> ClipSpec:
+    """Clip `index` of a training set: everything is drawn. Every eighth is held out."""
     rng = np.random.default_rng([seed, index])
     people = int(rng.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))
     held_out = index % 8 == 7

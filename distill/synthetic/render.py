@@ -15,7 +15,7 @@ import numpy as np
 from distill.errors import FootfallError
 from distill.synthetic.axes import Array
 from distill.synthetic.scenery import Scene
-from distill.synthetic.textures import VARIANTS, make_textures
+from distill.synthetic.textures import make_textures
 
 Backend = Literal["auto", "gl", "rays"]
 AMBIENT: Final = 0.66
@@ -50,12 +50,12 @@ class Stage:
     colours: Array
     """[P, V, 3] colours of every person's vertices, in [0, 1]."""
     variant: int
-    """Set of textures, 0 to `VARIANTS` - 1."""
+    """Set of textures, 0 to `textures.VARIANTS` - 1."""
 
     @property
     def textures(self) -> Array:
         """uint8 layers (`textures.make_textures`)."""
-        return make_textures(self.variant % VARIANTS)
+        return make_textures(self.variant)
 
 
 class Renderer(Protocol):

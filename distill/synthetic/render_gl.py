@@ -11,7 +11,7 @@ from distill.errors import require
 from distill.synthetic.axes import Array, normalise
 from distill.synthetic.render import AMBIENT, SKY_HIGH, SKY_LOW, SUN, Picture, Stage, average_samples
 from distill.synthetic.scenery import MATERIALS
-from distill.synthetic.textures import STAINS_M, TILE_M
+from distill.synthetic.textures import STAINS_M, TILE_M, VARIANTS, make_textures
 
 NEAR, FAR = 0.05, 120.0
 """Clipping planes, metres."""
@@ -132,7 +132,35 @@ def _source(text: str) -> str:
 def open_context() -> Any:
     """The process's OpenGL context without a window."""
     moderngl = require("moderngl", extra="synthetic")
-    return moderngl.create_context(standalone=True, backend="egl")
+    context = moderngl.create_context(standalone=True, backend="egl")
+    context.gc_mode = "auto"  # else what a renderer holds on the card outlives the renderer
+    return context
+
+
+@functools.cache
+def _programs() -> dict[str, Any]:
+    """Compiled shaders, once a process."""
+    sources = {
+        "scene": (_SCENE_VERTEX, _SCENE_FRAGMENT),
+        "person": (_PERSON_VERTEX, _PERSON_FRAGMENT),
+        "sky": (_SKY_VERTEX, _SKY_FRAGMENT),
+        "shadow": (_SHADOW_VERTEX, _SHADOW_FRAGMENT),
+    }
+    return {
+        name: open_context().program(vertex_shader=_source(vertex), fragment_shader=_source(fragment))
+        for name, (vertex, fragment) in sources.items()
+    }
+
+
+@functools.lru_cache(maxsize=VARIANTS)
+def _surfaces(variant: int) -> Any:
+    """The layers of one set of textures on the card."""
+    layers = make_textures(variant)
+    count, height, width, _ = layers.shape
+    array = open_context().texture_array((width, height, count), 3, layers.tobytes())
+    array.build_mipmaps()
+    array.repeat_x = array.repeat_y = True
+    return array
 
 
 class GlRenderer:
@@ -147,32 +175,15 @@ class GlRenderer:
         self._targets = [context.texture(self._drawn, 4), context.texture(self._drawn, 2, dtype="f4")]
         self._depth = context.depth_renderbuffer(self._drawn)
         self._frame = context.framebuffer(self._targets, self._depth)
-        self._programs = {
-            "scene": self._program(_SCENE_VERTEX, _SCENE_FRAGMENT),
-            "person": self._program(_PERSON_VERTEX, _PERSON_FRAGMENT),
-            "sky": self._program(_SKY_VERTEX, _SKY_FRAGMENT),
-            "shadow": self._program(_SHADOW_VERTEX, _SHADOW_FRAGMENT),
-        }
+        self._programs = _programs()
         self._upload_scene(stage)
         self._upload_people(stage)
         quad = context.buffer(np.array([-1, -1, 3, -1, -1, 3], "f4").tobytes())
         self._sky = context.vertex_array(self._programs["sky"], [(quad, "2f", "corner")])
-        self._textures = self._upload_textures(stage)
+        self._textures = _surfaces(stage.variant)
         self._shadow_map = context.depth_texture((SHADOW_SIDE, SHADOW_SIDE))
         self._shadow_map.compare_func = "<="
         self._shadow_frame = context.framebuffer(depth_attachment=self._shadow_map)
-
-    def _program(self, vertex: str, fragment: str) -> Any:
-        return self._context.program(vertex_shader=_source(vertex), fragment_shader=_source(fragment))
-
-    def _upload_textures(self, stage: Stage) -> Any:
-        layers = stage.textures
-        count, height, width, _ = layers.shape
-        array = self._context.texture_array((width, height, count), 3, layers.tobytes())
-        array.build_mipmaps()
-        array.anisotropy = 8.0
-        array.repeat_x = array.repeat_y = True
-        return array
 
     def _upload_scene(self, stage: Stage) -> None:
         mesh = stage.scene.mesh
