@@ -95,7 +95,7 @@ def _descriptor_dim(words: Mapping[str, Any]) -> int:
         return 0
     if head != "catmlp+dpt" or not output.startswith("pts3d+desc"):
         raise _unsupported("head_type, output_mode", (head, output))
-    if words.get("desc_mode") != "norm" or not words.get("two_confs"):
+    if words.get("desc_mode", "norm") != "norm" or not words.get("two_confs"):
         raise _unsupported("desc_mode, two_confs", (words.get("desc_mode"), words.get("two_confs")))
     return int(output.removeprefix("pts3d+desc"))
 
