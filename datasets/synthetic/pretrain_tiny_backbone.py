@@ -212,7 +212,7 @@ def train(config: PretrainConfig, command: str) -> None:
     for step, batch in zip(range(1, config.steps + 1), training_batches(clips, config)):  # noqa: B905 (endless)
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
-        losses, report = task(batch)
+        losses = task(batch)[0]
         optimiser.zero_grad()
         losses["points"].backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)

@@ -126,7 +126,7 @@ class Trunk(nn.Module):
             rays = self.embed_ray(encode_rays(token_rays(people.K[:, view], frame.grid, frame.size)).to(embedded.dtype))
             memory.append(embedded + rays + self.view[view])
             queries.append(self._person_tokens(embedded, frame, people, view))
-        batch, count = people.valid.shape[:2]
+        batch = len(people.valid)
         valid = people.valid
         person = torch.stack(queries, dim=2)  # [B, P, 2, width]
         # Each person's token hears from the same person in the other frame, if seen there.
@@ -137,7 +137,7 @@ class Trunk(nn.Module):
         for layer in self.layers:
             x = layer(x, both, keep)
         x = self.norm(x)
-        return x[:, :2], x[:, 2:].reshape(batch, count, 2, -1)
+        return x[:, :2], x[:, 2:].reshape(person.shape)
 
     def _person_tokens(self, embedded: Tensor, frame: Tokens, people: Prompts, view: int) -> Tensor:
         """Tokens [B, P, width] of all people in one view, from their boxes."""
