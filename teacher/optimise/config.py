@@ -1,0 +1,165 @@
+"""Settings of the joint optimisation: weights of the terms, the two stages, and what ties the unknowns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(kw_only=True)
+class TermWeights:
+    """Weight of each term in the objective (`terms` defines them; `objective` multiplies and adds).
+
+    JOSH's released weights are 1 for L_3D, L_2D and L_c1, 0.1 for L_c2 and for smoothness, 100 for L_p. Ours
+    differ because a 2D keypoint term pulls on the bodies too, and L_p need not hold them alone.
+    """
+
+    scene_3d: float = 1.0
+    """L_3D, stage 1."""
+    scene_2d: float = 0.1
+    """L_2D, stage 2; pixels of an image whose longer side is 512."""
+    contact_align: float = 1.0
+    """L_c1, both stages; 0 also takes contacts away from the first estimate of the scale."""
+    contact_still: float = 1.0
+    """L_c2, both stages."""
+    ground_plane: float = 1.0
+    """Stance feet on one unknown plane; used instead of L_c1 where the scene has no depth."""
+    ground_up: float = 0.1
+    """That plane's normal against the people's own up direction."""
+    penetration: float = 0.5
+    """Contact sites behind the surface of the scene, or below the plane."""
+    prior_root_rot: float = 1.0
+    """L_p, orientation of the root."""
+    prior_root_pos: float = 0.1
+    """L_p, position of the root."""
+    prior_pose: float = 1.0
+    """L_p, rotations of the joints."""
+    prior_shape: float = 0.05
+    """L_p, shape."""
+    stature: float = 0.02
+    """Stature against that of the population."""
+    smooth: float = 1.0
+    """Acceleration of the joints."""
+    keypoints_2d: float = 10.0
+    """L_2dkp, reprojection of the body's keypoints."""
+    camera_smooth: float = 0.02
+    """Acceleration of the camera."""
+    scale_tie: float = 1.0
+    """One scale for all frames, with slow drift."""
+    scale_prior: float = 0.1
+    """Scale that the initialiser calls metric."""
+    focal_prior: float = 0.02
+    """Focal length of the initialiser."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value >= 0:
+                raise ValueError(f"optimise.weights.{name}: got {value}, expected 0 or more")
+
+
+@dataclass(kw_only=True)
+class LearningRates:
+    """Adam's step for each kind of unknown at the start of stage 1, in the unknown's own unit."""
+
+    log_focal: float = 0.004
+    """Natural logarithm of the focal length."""
+    camera_rot: float = 0.002
+    """Radians."""
+    camera_pos: float = 0.01
+    """Metres."""
+    log_scale: float = 0.02
+    """Natural logarithm of metres per unit of the scene, and its drift."""
+    root_rot: float = 0.01
+    """Radians."""
+    root_ray: float = 0.003
+    """Tangent of the angle from the optical axis."""
+    root_depth: float = 0.01
+    """Natural logarithm of the depth."""
+    pose: float = 0.01
+    """Radians."""
+    betas: float = 0.05
+    """Standard deviations."""
+    plane: float = 0.01
+    """Metres and radians."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not value > 0:
+                raise ValueError(f"optimise.rates.{name}: got {value}, expected more than 0")
+
+
+@dataclass(kw_only=True)
+class OptimiseConfig:
+    """The joint optimisation of one clip."""
+
+    body_file: str = ""
+    """Licensed file of the body model, needed if the bodies are not of the free one."""
+    stage1_steps: int = 200
+    """Adam steps of stage 1: L_3D and the human terms, focal length fixed (JOSH: 500)."""
+    stage2_steps: int = 200
+    """Adam steps of stage 2: L_2D and the human terms, focal length free (JOSH: 200)."""
+    stage2_rate: float = 0.5
+    """Learning rates of stage 2 relative to those of stage 1."""
+    weights: TermWeights = field(default_factory=TermWeights)
+    """Weight of each term."""
+    rates: LearningRates = field(default_factory=LearningRates)
+    """Step of each kind of unknown."""
+    search_every: int = 40
+    """Steps between two searches for the scene partners of contacts."""
+    neighbours: int = 24
+    """Scene pixels that one local surface is fitted to."""
+    search_radius: float = 0.15
+    """How far a partner may lie from its contact in the image, in heights of the person's box."""
+    depth_ratio: float = 1.04
+    """Depth test: largest ratio between the nearest scene pixel's depth and that of the local surface."""
+    drift_sd: float = 0.03
+    """Standard deviation of a frame's scale about the clip's, natural logarithm."""
+    drift_step_sd: float = 0.003
+    """Standard deviation of the change of scale between neighbouring frames, natural logarithm."""
+    focal_sd: float = 0.15
+    """Standard deviation of the initialiser's focal length, natural logarithm."""
+    scale_sd: float = 0.10
+    """Standard deviation of a scale that the initialiser calls metric, natural logarithm."""
+    stature_mean: float = 1.69
+    """Mean height of the population, metres."""
+    stature_sd: float = 0.10
+    """Standard deviation of the height, metres."""
+    track_gaps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
+    """Frame gaps at which two observations of a point form a correspondence."""
+    max_pairs: int = 8000
+    """Correspondences kept for the solve, drawn evenly."""
+    held_out: float = 0.1
+    """Part of the scene points that the solve never sees, for the quality stage."""
+    trace_every: int = 20
+    """Steps between two entries of the convergence trace."""
+    divergence: float = 3.0
+    """A stage that ends this many times above its first loss has diverged."""
+    max_scene_points: int = 60_000
+    """Points of the result's scene."""
+    seed: int = 0
+    """Seed of the draws: held-out points, correspondences, scene points."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "stage1_steps": (self.stage1_steps, self.stage1_steps >= 0, "0 or more"),
+            "stage2_steps": (self.stage2_steps, self.stage2_steps >= 0, "0 or more"),
+            "stage2_rate": (self.stage2_rate, 0 < self.stage2_rate <= 10, "more than 0"),
+            "search_every": (self.search_every, self.search_every >= 1, "at least 1"),
+            "neighbours": (self.neighbours, self.neighbours >= 4, "at least 4"),
+            "search_radius": (self.search_radius, self.search_radius > 0, "more than 0"),
+            "depth_ratio": (self.depth_ratio, self.depth_ratio > 1, "more than 1"),
+            "drift_sd": (self.drift_sd, self.drift_sd > 0, "more than 0"),
+            "drift_step_sd": (self.drift_step_sd, self.drift_step_sd > 0, "more than 0"),
+            "focal_sd": (self.focal_sd, self.focal_sd > 0, "more than 0"),
+            "scale_sd": (self.scale_sd, self.scale_sd > 0, "more than 0"),
+            "stature_mean": (self.stature_mean, 0.5 < self.stature_mean < 2.5, "metres between 0.5 and 2.5"),
+            "stature_sd": (self.stature_sd, self.stature_sd > 0, "more than 0"),
+            "track_gaps": (self.track_gaps, bool(self.track_gaps) and min(self.track_gaps) >= 1, "gaps of 1 or more"),
+            "max_pairs": (self.max_pairs, self.max_pairs >= 1, "at least 1"),
+            "held_out": (self.held_out, 0 <= self.held_out < 1, "at least 0 and less than 1"),
+            "trace_every": (self.trace_every, self.trace_every >= 1, "at least 1"),
+            "divergence": (self.divergence, self.divergence > 1, "more than 1"),
+            "max_scene_points": (self.max_scene_points, self.max_scene_points >= 0, "0 or more"),
+        }
+        for name, (got, good, expected) in checks.items():
+            if not good:
+                raise ValueError(f"optimise.{name}: got {got}, expected {expected}")

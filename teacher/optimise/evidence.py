@@ -1,0 +1,239 @@
+"""The tensors that the terms compare the unknowns with: constant through the solve, but for the contacts.
+
+T frames, P people. Lengths of the scene are in metres as far as the first estimate of the scale goes
+(`unit` holds the factor), so that all unknowns start near the right size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.body import BodyModel, load_body_model
+from distill.errors import FootfallError
+from distill.geometry.cameras import project
+from distill.geometry.conventions import SMPL_JOINTS
+from distill.geometry.transforms import make_transform, transform_points
+from teacher.optimise.bodies import BodyParts, Points
+from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.contacts import Partners, SceneDepth, find_partners
+from teacher.optimise.problem import Problem
+from teacher.optimise.tracks import Tracks, make_tracks
+from teacher.stagefiles import Array
+
+TOUCHING = 0.5
+"""Probability above which a site counts as touching."""
+
+
+@dataclass(kw_only=True)
+class Evidence:
+    """What the solve is given, as tensors."""
+
+    body: BodyParts
+    """The points of the bodies that terms need."""
+    size: tuple[int, int]
+    """Width and height, pixels."""
+    dt: Tensor
+    """[T - 1] seconds between frames."""
+    K: Tensor
+    """[3, 3] initial intrinsics, pixels."""
+    unit: float
+    """Metres per unit of the initialiser's scene, first estimate."""
+    unit_from: str
+    """What that estimate rests on: "given", "metric" (but uncertain), "contacts", "pelvis" or "none"."""
+    rotation: Tensor
+    """[T, 3, 3] initial world from camera."""
+    centre: Tensor
+    """[T, 3] initial camera centres, metres."""
+    root_rot: Tensor
+    """[T, P, 3, 3] initial camera from body."""
+    root: Tensor
+    """[T, P, 3] initial pelvis in the camera, metres."""
+    body_rot: Tensor
+    """[T, P, 23, 3, 3] initial joint rotations."""
+    betas: Tensor
+    """[P, B] initial shape."""
+    camera_fixed: bool
+    """Whether the camera poses are no unknowns."""
+    person_weight: Tensor
+    """[T, P] confidence of the body, 0 where absent."""
+    keypoints_px: Tensor
+    """[T, P, 23, 2]."""
+    keypoint_weight: Tensor
+    """[T, P, 23] score, 0 where absent."""
+    metres_per_px: Tensor
+    """[T, P] at the initial pelvis depth."""
+    person_px: Tensor
+    """[T, P] height of the person in the image, pixels."""
+    tracks: Tracks
+    """Background correspondences of the solve."""
+    held_out: Tracks
+    """Correspondences that the solve never sees."""
+    scene: SceneDepth | None
+    """Background depths, or None where nothing is known of them."""
+    given_contact: Tensor
+    """[T, P, 6] probabilities of the contacts stage."""
+    contact_prob: Tensor
+    """[T, P, 6] probabilities in use; renewed as the world improves."""
+    partners: Partners | None
+    """Scene partners of the contact sites; renewed as things move."""
+    ground: tuple[Tensor, Tensor] | None
+    """Initial common plane (normal [3], offset), where the scene has no depth."""
+    up: Tensor
+    """[3] up direction in the world that the bodies' own axes suggest."""
+
+    @property
+    def pivot(self) -> float:
+        """Median distance of the people, metres: the depth that focal length and camera are coupled at."""
+        return float(self.root[..., 2][self.person_weight > 0].median())
+
+    def pose_points(self, betas: Tensor, body_rot: Tensor, cam_from_body: Tensor) -> Points:
+        """Points of all bodies in the camera; betas [P, B] are those of the clip."""
+        return self.body(betas.expand(len(body_rot), *betas.shape), body_rot, cam_from_body)
+
+    def search(self, sites_cam: Tensor, K: Tensor, config: OptimiseConfig) -> Partners | None:
+        """Partners for contact sites [T, P, 6, 3] in the camera."""
+        if self.scene is None:
+            return None
+        pixels = project(sites_cam.flatten(1, 2), K).unflatten(1, sites_cam.shape[1:3])
+        return find_partners(
+            self.scene, pixels.numpy(), config.search_radius * self.person_px.numpy(), self.K.double().numpy(),
+            size=self.size, count=config.neighbours, depth_ratio=config.depth_ratio,
+        )  # fmt: skip
+
+
+def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
+    """Tensors of a problem, in metres as far as its scale is known by now.
+
+    Raises:
+        FootfallError: no file for the bodies' model.
+    """
+    body = BodyParts(_body_model(problem, config))
+    tensor = lambda array: torch.from_numpy(np.array(array, np.float32))  # noqa: E731 - a name for a conversion
+    bodies, present = problem.bodies, torch.from_numpy(problem.bodies.present)
+    pose = tensor(_without_empty(bodies.cam_from_body, bodies.present))
+    K = tensor(problem.cameras.K)
+    betas, body_rot = tensor(bodies.betas), tensor(bodies.body_rot)
+    points = body(betas.expand(len(pose), *betas.shape), body_rot, pose)
+    person_px = _heights_px(points.joints, K, present)
+    contact = tensor(problem.contacts.prob) * present[..., None]
+    unit, unit_from = _initial_unit(problem, config, points, contact, person_px)
+    scene = _scene(problem, config, unit, person_px)
+    rotation = tensor(problem.cameras.world_from_cam[:, :3, :3])
+    centre = tensor(unit * problem.cameras.world_from_cam[:, :3, 3])
+    tracks, held_out = make_tracks(
+        problem.cameras, unit=unit, gaps=config.track_gaps, max_pairs=config.max_pairs, held_out=config.held_out,
+        seed=config.seed,
+    )  # fmt: skip
+    world = transform_points(make_transform(rotation, centre), points.joints.flatten(1, 2)).unflatten(1, points.joints.shape[1:3])
+    up = body_up(world, present)
+    ground = None
+    if scene is None:
+        sites = transform_points(make_transform(rotation, centre), points.sites.flatten(1, 2))
+        ground = _initial_plane(sites, contact.flatten(1), up)
+    return Evidence(
+        body=body, size=problem.size, dt=tensor(np.diff(problem.timestamps)), K=K, unit=unit, unit_from=unit_from,
+        rotation=rotation, centre=centre, root_rot=pose[..., :3, :3], root=pose[..., :3, 3], body_rot=body_rot,
+        betas=betas, camera_fixed=problem.cameras_known, person_weight=present * tensor(bodies.confidence).clamp(0.05, 1),
+        keypoints_px=tensor(problem.people.keypoints_px),
+        keypoint_weight=tensor(problem.people.keypoint_score) * present[..., None],
+        metres_per_px=pose[..., 2, 3].clamp(min=0.1) / K[0, 0], person_px=person_px, tracks=tracks,
+        held_out=held_out, scene=scene, given_contact=contact, contact_prob=contact, partners=None, ground=ground,
+        up=up,
+    )  # fmt: skip
+
+
+def _without_empty(cam_from_body: Array, present: Array) -> Array:
+    """Bodies that are absent and have no place in front of the camera get the middle place of the present ones."""
+    empty = ~present & (cam_from_body[..., 2, 3] < 0.1)
+    filled = cam_from_body.copy()
+    filled[empty, :3, 3] = np.median(cam_from_body[present][:, :3, 3], axis=0)
+    return filled
+
+
+def body_up(joints_world: Tensor, present: Tensor) -> Tensor:
+    """[3] mean direction from the ankles to the neck: up, as people stand. joints [T, P, 24, 3], present [T, P]."""
+    neck = joints_world[..., SMPL_JOINTS.index("neck"), :]
+    ankles = joints_world[..., [SMPL_JOINTS.index("left_ankle"), SMPL_JOINTS.index("right_ankle")], :].mean(-2)
+    axis = torch.nn.functional.normalize(neck - ankles, dim=-1)[present]
+    return torch.nn.functional.normalize(axis.mean(0), dim=0)
+
+
+def _body_model(problem: Problem, config: OptimiseConfig) -> BodyModel:
+    name = problem.bodies.body_model
+    if name != "anny" and not config.body_file:
+        raise FootfallError(
+            f"clip {problem.clip_id}: bodies of the model {name!r}", got="no file of that model",
+            expected="optimise.body_file=FILE", do=f"set it to your licensed {name} file",
+        )  # fmt: skip
+    return load_body_model(name if name == "anny" else f"{name}:{config.body_file}")
+
+
+def _heights_px(joints_cam: Tensor, K: Tensor, present: Tensor) -> Tensor:
+    """[T, P] extent of the projected joints in the image, pixels."""
+    pixels = project(joints_cam.flatten(1, 2), K, min_depth=0.05).unflatten(1, joints_cam.shape[1:3])
+    extent = (pixels.amax(-2) - pixels.amin(-2)).amax(-1)
+    return torch.where(present, extent, torch.ones_like(extent)).clamp(min=1)
+
+
+def _scene(problem: Problem, config: OptimiseConfig, unit: float, person_px: Tensor) -> SceneDepth | None:
+    if not problem.has_scene:
+        return None
+    if problem.depth is None:
+        return SceneDepth.from_points(problem.cameras, len(problem.timestamps), unit=unit)
+    present = torch.from_numpy(problem.bodies.present)
+    radius = config.search_radius * float(person_px[present].median())
+    # The person hides about half of the disc around a foot, so this spacing leaves `neighbours` pixels in it.
+    spacing = radius * (np.pi / (2 * config.neighbours)) ** 0.5
+    return SceneDepth.from_dense(problem.depth, problem.size, unit=unit, spacing=spacing)
+
+
+def _initial_unit(
+    problem: Problem, config: OptimiseConfig, points: Points, contact: Tensor, person_px: Tensor
+) -> tuple[float, str]:
+    """Metres per unit of the scene, in closed form: depth of touching sites over depth of what they touch.
+
+    Without contacts the pelvis is compared with the background around it, which is a guess: people usually
+    stand nearer than what is seen beside them.
+    """
+    if problem.cameras.metric:
+        return 1.0, "given" if problem.scale_known else "metric"
+    scene = _scene(problem, config, 1.0, person_px)
+    if scene is None:
+        return 1.0, "none"
+    K = torch.from_numpy(problem.cameras.K).float()
+    present = torch.from_numpy(problem.bodies.present)
+    for source, where, weight, radius in (
+        ("contacts", points.sites, contact * (contact > TOUCHING), config.search_radius),
+        ("pelvis", points.joints[..., :1, :], present[..., None].float(), 1.0),
+    ):
+        if source == "contacts" and config.weights.contact_align == 0:
+            continue
+        pixels = project(where.flatten(1, 2), K).unflatten(1, where.shape[1:3])
+        partners = find_partners(
+            scene, pixels.numpy(), radius * person_px.numpy(), problem.cameras.K, size=problem.size,
+            count=config.neighbours, depth_ratio=config.depth_ratio if source == "contacts" else 10.0,
+        )  # fmt: skip
+        weight = weight * partners.weight
+        if (weight > 0).sum() >= 3:
+            ratio = (where[..., 2] / partners.depth)[weight > 0]
+            return float(weighted_median(ratio, weight[weight > 0])), source
+    return 1.0, "none"
+
+
+def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
+    """The value below which half of the weight lies; values [N], weights [N] not negative."""
+    order = values.argsort()
+    share = weights[order].cumsum(0) / weights.sum()
+    return values[order][int((share < 0.5).sum())]
+
+
+def _initial_plane(sites_world: Tensor, weight: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Plane through the touching sites, level by the bodies' up direction."""
+    height = sites_world @ up
+    touching = weight > TOUCHING
+    chosen = touching if bool(touching.any()) else torch.ones_like(touching)
+    return up, height[chosen].median()
