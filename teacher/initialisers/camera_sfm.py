@@ -102,7 +102,7 @@ def solve_sfm(
         raise FootfallError(
             "moving camera", got=f"{registered} of {len(keyframes)} keyframes registered",
             expected=f"at least {config.min_registered:.0%}",
-            do="the background may be too plain, too blurred or too much hidden by people; give cameras by files: or known",
+            do="give known cameras or files:, as the background is too plain, too blurred or too much hidden by people",
         )  # fmt: skip
     report(0.7, "resection of the other frames")
     observations = dict(best.observations)
