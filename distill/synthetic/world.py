@@ -83,7 +83,7 @@ class SyntheticClip:
             origins = np.broadcast_to(world_from_cam[:3, 3], rays.shape)
             distance = self.scene.caster.cast(origins, rays).distance
             met = np.isfinite(distance)
-            points.append((origins + distance[:, None] * np.where(met[:, None], rays, 0))[met])
+            points.append(origins[met] + distance[met, None] * rays[met])
             seen_from.append(np.full(met.sum(), frame))
         return np.concatenate(points).astype(np.float32)[:count], np.concatenate(seen_from)[:count]
 
