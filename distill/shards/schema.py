@@ -1,0 +1,188 @@
+"""The shards' contract, version 1: all that the teacher and the student share.
+
+A shard is a tar file of samples. A sample is a chunk of at most `MAX_FRAMES` consecutive frames of one clip:
+
+    KEY.json           meta: schema version, clip, first frame, provenance, quality (see `META_FIELDS`)
+    KEY.safetensors    the arrays of `FIELDS`
+    KEY.0000.jpg ...   frames, RGB
+    KEY.0000.png ...   identity maps of the same frames: uint8, 0 background, k+1 person k
+
+T frames, P people (constant within a sample). No pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from PIL import Image
+
+from distill.errors import FootfallError
+from distill.geometry.conventions import CONTACT_SITES, WORLDS
+
+SCHEMA_VERSION: Final = 1
+MAX_FRAMES: Final = 32
+MAX_PIXELS: Final = 64_000_000
+"""No frame is larger; a larger one is refused before it is decompressed."""
+
+Array = NDArray[Any]
+
+
+@dataclass(kw_only=True, frozen=True)
+class Field:
+    """One array of a sample."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    """Numbers, or names: T frames, P people, B shape coefficients, h and w of the depth maps."""
+    unit: str
+    frame: str
+    """Frame in which it is expressed, or "-"."""
+    meaning: str
+
+
+FIELDS: Final[dict[str, Field]] = {
+    "timestamps": Field(dtype="float64", shape=("T",), unit="s", frame="-", meaning="time in the video"),
+    "K": Field(dtype="float32", shape=(3, 3), unit="px", frame="camera", meaning="intrinsics of the frames"),
+    "world_from_cam_quat": Field(
+        dtype="float32", shape=("T", 4), unit="1", frame="world <- camera", meaning="wxyz"),
+    "world_from_cam_trans": Field(
+        dtype="float32", shape=("T", 3), unit="m", frame="world <- camera", meaning="camera centre"),
+    "camera_valid": Field(dtype="bool", shape=("T",), unit="-", frame="-", meaning="measured, not filled in"),
+    "present": Field(dtype="bool", shape=("T", "P"), unit="-", frame="-", meaning="person is seen"),
+    "box_xyxy": Field(dtype="float32", shape=("T", "P", 4), unit="px", frame="image", meaning="bounding box"),
+    "betas": Field(dtype="float32", shape=("P", "B"), unit="1", frame="-", meaning="shape coefficients"),
+    "body_quat": Field(
+        dtype="float32", shape=("T", "P", 23, 4), unit="1", frame="parent <- joint", meaning="wxyz"),
+    "cam_from_body_quat": Field(
+        dtype="float32", shape=("T", "P", 4), unit="1", frame="camera <- body", meaning="wxyz"),
+    "cam_from_body_trans": Field(
+        dtype="float32", shape=("T", "P", 3), unit="m", frame="camera <- body", meaning="pelvis"),
+    "joints_cam": Field(dtype="float32", shape=("T", "P", 24, 3), unit="m", frame="camera", meaning="SMPL joints"),
+    "contact_prob": Field(
+        dtype="float32", shape=("T", "P", len(CONTACT_SITES)), unit="1", frame="-", meaning="CONTACT_SITES"),
+    "stature": Field(dtype="float32", shape=("P",), unit="m", frame="-", meaning="standing height"),
+    "frame_weight": Field(
+        dtype="float32", shape=("T", "P"), unit="1", frame="-", meaning="trust in this label, 0 to 1"),
+    "depth": Field(
+        dtype="float16", shape=("T", "h", "w"), unit="m", frame="camera", meaning="z of the background, 0 unknown; "
+        "h = w = 0 when the clip has none"),
+}  # fmt: skip
+
+META_FIELDS: Final = (
+    "schema_version", "clip", "first_frame", "size", "body_model", "world", "source", "licence", "source_sha256",
+    "teacher_commit", "config_hash", "weights", "quality",
+)  # fmt: skip
+"""Keys of KEY.json. `weights`: id -> {sha256, licence}; `quality`: {decision, weight, reasons}."""
+
+_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,160}")
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """A chunk of a clip; frames and masks stay compressed until they are wanted."""
+
+    key: str
+    """Unique; letters, digits, '_' and '-' (a dot would end it)."""
+    meta: dict[str, Any]
+    arrays: dict[str, Array]
+    frames: list[bytes] = field(default_factory=list)
+    """T JPEG files."""
+    masks: list[bytes] = field(default_factory=list)
+    """T PNG files."""
+
+    def image(self, index: int) -> Array:
+        """[H, W, 3] uint8 RGB."""
+        return _decode(self.frames[index], "RGB")
+
+    def mask(self, index: int) -> Array:
+        """[H, W] uint8 identity map."""
+        return _decode(self.masks[index], "L")
+
+
+def _decode(data: bytes, mode: str) -> Array:
+    with Image.open(io.BytesIO(data)) as image:  # the header alone tells the size
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"image of {image.size} pixels")
+        return np.asarray(image.convert(mode))
+
+
+def check_sample(sample: Sample) -> None:
+    """Raise `ValueError` naming the first thing that breaks the contract."""
+    if not _KEY.fullmatch(sample.key):
+        raise ValueError(f"key {sample.key!r}")
+    missing = [name for name in META_FIELDS if name not in sample.meta]
+    if missing:
+        raise ValueError(f"meta without {missing[0]!r}")
+    if sample.meta["world"] not in WORLDS:
+        raise ValueError(f"world {sample.meta['world']!r}")
+    if set(sample.arrays) != set(FIELDS):
+        raise ValueError(f"arrays {sorted(set(sample.arrays) ^ set(FIELDS))} are missing or unknown")
+    sizes: dict[str, int] = {}
+    for name, rule in FIELDS.items():
+        array = sample.arrays[name]
+        if array.dtype != np.dtype(rule.dtype):
+            raise ValueError(f"{name} is {array.dtype}, not {rule.dtype}")
+        if array.ndim != len(rule.shape):
+            raise ValueError(f"{name} has shape {array.shape}, not {rule.shape}")
+        for length, wanted in zip(array.shape, rule.shape, strict=True):
+            if length != (sizes.setdefault(wanted, length) if isinstance(wanted, str) else wanted):
+                raise ValueError(f"{name} has shape {array.shape}, not {rule.shape} with {sizes}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
+    if not 1 <= sizes["T"] <= MAX_FRAMES:
+        raise ValueError(f"{sizes['T']} frames")
+    if not len(sample.frames) == len(sample.masks) == sizes["T"]:
+        raise ValueError(f"{len(sample.frames)} frames and {len(sample.masks)} masks for T = {sizes['T']}")
+
+
+def to_members(sample: Sample) -> dict[str, bytes]:
+    """Tar members of a sample, in order: name -> bytes."""
+    check_sample(sample)
+    members = {
+        f"{sample.key}.json": json.dumps(sample.meta, sort_keys=True, allow_nan=False).encode(),
+        f"{sample.key}.safetensors": safetensors.numpy.save(
+            {name: np.ascontiguousarray(sample.arrays[name]) for name in FIELDS}
+        ),
+    }
+    for index, (frame, mask) in enumerate(zip(sample.frames, sample.masks, strict=True)):
+        members[f"{sample.key}.{index:04d}.jpg"] = frame
+        members[f"{sample.key}.{index:04d}.png"] = mask
+    return members
+
+
+def from_members(raw: dict[str, Any]) -> Sample:
+    """A sample from what webdataset yields: "__key__", and extension -> bytes.
+
+    Raises:
+        FootfallError: another schema version (nothing in this shard can be read).
+        ValueError: this sample is damaged.
+    """
+    try:
+        meta = json.loads(raw["json"])
+        if meta["schema_version"] != SCHEMA_VERSION:
+            raise FootfallError(
+                f"shard sample {raw['__key__']}", got=f"schema version {meta['schema_version']}",
+                expected=f"version {SCHEMA_VERSION}", do="pack the clips again with this release (footfall label)",
+            )  # fmt: skip
+        arrays = safetensors.numpy.load(raw["safetensors"])
+        count = len(arrays["timestamps"])
+        sample = Sample(
+            key=raw["__key__"],
+            meta=meta,
+            arrays={name: arrays[name] for name in arrays},
+            frames=[raw[f"{k:04d}.jpg"] for k in range(count)],
+            masks=[raw[f"{k:04d}.png"] for k in range(count)],
+        )
+    except FootfallError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the parsers raise
+        raise ValueError(f"{raw.get('__key__')}: {type(error).__name__}: {error}") from error
+    check_sample(sample)
+    return sample

@@ -1,0 +1,141 @@
+"""From solved clips to shards: what quality accepted, cut into chunks, with everything that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distill.files import load_arrays, read_json
+from distill.geometry.rotations import quat_from_matrix
+from distill.geometry.transforms import to_quat_trans
+from distill.results import Result, load_result
+from distill.shards.schema import FIELDS, MAX_FRAMES, SCHEMA_VERSION, Sample
+from distill.shards.writer import write_shards
+from teacher.stagefiles import DepthInit, Frames, People
+from teacher.workspace import ClipFolder, code_commit
+
+Array = NDArray[Any]
+
+
+@dataclass(kw_only=True)
+class PackConfig:
+    """Packing."""
+
+    chunk_frames: int = 32
+    """Frames per sample; the last chunk of a clip is moved back so that it is full."""
+    shard_mb: float = 64.0
+    """A shard is closed when it is this large, megabytes."""
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.chunk_frames <= MAX_FRAMES or self.shard_mb <= 0:
+            raise ValueError(f"pack: 8 <= chunk_frames <= {MAX_FRAMES} and shard_mb > 0 are expected")
+
+
+def pack(out: Path, config: PackConfig) -> dict[str, Any]:
+    """Pack every accepted clip of a labelling folder; returns the manifest."""
+    clips = [ClipFolder(root) for root in sorted((out / "clips").glob("*")) if (root / "clip.json").is_file()]
+    chosen = [clip for clip in clips if _decision(clip) in ("accept", "weight")]
+    samples = (sample for clip in chosen for sample in clip_samples(clip, config))
+    return write_shards(
+        out, samples, max_bytes=int(config.shard_mb * 1e6), provenance={"teacher_commit": code_commit()}
+    )
+
+
+def _decision(clip: ClipFolder) -> str:
+    done = all(clip.is_done(stage) for stage in ("frames", "people", "joint", "quality"))
+    return read_json(clip.stage_dir("quality") / "quality.json")["decision"] if done else ""
+
+
+def clip_samples(clip: ClipFolder, config: PackConfig) -> Iterator[Sample]:
+    """The chunks of one solved clip."""
+    result = load_result(clip.require("joint"))
+    people = People.load(clip.require("people"))
+    weights = load_arrays(clip.require("quality") / "quality.npz")[0]["frame_weight"]
+    depth = _metric_depth(clip, result)
+    meta = _meta(clip, result)
+    count = len(result.cameras.timestamps)
+    length = min(config.chunk_frames, count)
+    starts = list(range(0, count - length + 1, length))
+    if starts[-1] + length < count:
+        starts.append(count - length)
+    for start in starts:
+        frames = range(start, start + length)
+        yield Sample(
+            key=f"{clip.id.replace('.', '_')}-{start:06d}",
+            meta={**meta, "first_frame": start},
+            arrays=_arrays(result, people, weights, depth, slice(start, start + length)),
+            frames=[Frames.image_path(clip.require("frames"), k).read_bytes() for k in frames],
+            masks=[People.mask_path(clip.require("people"), k).read_bytes() for k in frames],
+        )
+
+
+def _meta(clip: ClipFolder, result: Result) -> dict[str, Any]:
+    source = clip.source
+    records = {name: clip.record(name) for name in ("frames", "people", "cameras", "depth", "bodies", "contacts")}
+    joint = clip.record("joint")
+    assert joint is not None
+    quality = read_json(clip.stage_dir("quality") / "quality.json")
+    weights: dict[str, Any] = {}
+    for record in records.values():
+        weights.update(record.weights if record else {})
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "clip": clip.id,
+        "size": list(result.cameras.size),
+        "body_model": result.motion.body_model,
+        "world": result.meta["world"],
+        "source": source.source,
+        "licence": source.licence,
+        "source_sha256": source.sha256,
+        "teacher_commit": joint.commit,
+        "config_hash": {name: r.config_hash for name, r in {**records, "joint": joint}.items() if r is not None},
+        "weights": weights,
+        "quality": {key: quality[key] for key in ("decision", "weight", "reasons")},
+    }
+
+
+def _metric_depth(clip: ClipFolder, result: Result) -> Array:
+    """[T, h, w] float16 metres: the depth stage's maps times the solved scale of each frame."""
+    count = len(result.cameras.timestamps)
+    if not clip.is_done("depth"):
+        return np.zeros((count, 0, 0), np.float16)
+    depth = DepthInit.load(clip.require("depth")).depth.astype(np.float32)
+    scale = np.asarray(load_arrays(clip.stage_dir("joint") / "scale.npz")[0]["metres_per_unit"])
+    return np.clip(depth * scale[:, None, None], 0, 6e4).astype(np.float16)
+
+
+def _arrays(result: Result, people: People, weights: Array, depth: Array, part: slice) -> dict[str, Array]:
+    cameras, motion = result.cameras, result.motion
+    cam_quat, cam_trans = _quat_trans(cameras.world_from_cam[part])
+    root_quat, root_trans = _quat_trans(motion.cam_from_body[part])
+    body_quat = quat_from_matrix(torch.from_numpy(motion.body_rot[part].astype(np.float64))).numpy()
+    arrays = {
+        "timestamps": cameras.timestamps[part],
+        "K": cameras.K,
+        "world_from_cam_quat": cam_quat,
+        "world_from_cam_trans": cam_trans,
+        "camera_valid": cameras.valid[part],
+        "present": motion.present[part] & people.visible[part],
+        "box_xyxy": people.box_xyxy[part],
+        "betas": motion.betas,
+        "body_quat": body_quat,
+        "cam_from_body_quat": root_quat,
+        "cam_from_body_trans": root_trans,
+        "joints_cam": motion.joints_cam[part],
+        "contact_prob": motion.contact_prob[part],
+        "stature": motion.stature,
+        "frame_weight": weights[part],
+        "depth": depth[part],
+    }
+    return {name: np.ascontiguousarray(array).astype(FIELDS[name].dtype) for name, array in arrays.items()}
+
+
+def _quat_trans(transform: Array) -> tuple[Array, Array]:
+    quat, trans = to_quat_trans(torch.from_numpy(np.ascontiguousarray(transform, np.float64)))
+    return quat.numpy(), trans.numpy()
