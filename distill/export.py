@@ -12,6 +12,7 @@ Two graphs, so that a stream encodes each frame once. Image size is fixed, the n
 from __future__ import annotations
 
 import copy
+import math
 import os
 import platform
 import statistics
@@ -158,18 +159,28 @@ def export_student(
             "encoder": _median_ms(lambda: runners["encoder"](images[:1]), runs),
             "pair": _median_ms(lambda: runners["pair"](*inputs), runs),
         }
-    write_json(folder / "parity.json", {"max_difference": differences, "tolerance": PARITY_TOLERANCE})
     write_json(
         folder / "latency.json", {"median_ms": latency, "runs": runs, "people": people.valid.shape[1], **_hardware()}
     )
+    record_parity(folder, differences)
+    write_json(folder / "export.json", _record(student, tokens, file_format))
+    return differences
+
+
+def record_parity(folder: Path, differences: dict[str, float]) -> None:
+    """Write `parity.json`.
+
+    Raises:
+        FootfallError: a difference is above `PARITY_TOLERANCE`, or not a number.
+    """
+    stored = {name: value if math.isfinite(value) else str(value) for name, value in differences.items()}
+    write_json(folder / "parity.json", {"max_difference": stored, "tolerance": PARITY_TOLERANCE})
     wrong = [name for name, difference in differences.items() if not difference <= PARITY_TOLERANCE]
     if wrong:
         raise FootfallError(
             f"export {folder}", got=f"{wrong[0]} off by {differences[wrong[0]]:.2g}",
             expected=f"at most {PARITY_TOLERANCE}", do="do not use these graphs; see parity.json",
         )  # fmt: skip
-    write_json(folder / "export.json", _record(student, tokens, file_format))
-    return differences
 
 
 def load_exported(folder: Path) -> ExportedStudent:
