@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import decord
@@ -203,6 +205,21 @@ def test_a_written_clip_is_the_same_every_time(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
     frames = [decord.VideoReader(str(tmp_path / name / "video.mp4"))[1].asnumpy() for name in ("a", "b")]
     np.testing.assert_array_equal(*frames)
+
+
+def _prepare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).resolve().parent.parent / "datasets" / "synthetic" / "prepare_synthetic.py"
+    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_the_recipe_runs_by_path_and_refuses_a_misspelt_field(tmp_path: Path) -> None:
+    good = _prepare("--out", str(tmp_path), "--set", "debug", "frames=3", "camera=pan")
+    assert good.returncode == 0, good.stderr
+    spec = load_config(ClipSpec, tmp_path / "debug" / "spec.yaml")
+    assert (spec.frames, spec.camera) == (3, "pan") and is_complete(tmp_path / "debug", spec)
+    bad = _prepare("--out", str(tmp_path), "--set", "debug", "camra=pan")
+    assert bad.returncode == 2 and "camra" in bad.stderr and "Traceback" not in bad.stderr
+    assert is_complete(tmp_path / "debug", spec)
 
 
 @pytest.mark.parametrize("name", ["demo", "debug", "train:9"])

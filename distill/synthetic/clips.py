@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distill.config import config_hash, save_config
+from distill.config import save_config
 from distill.errors import FootfallError, require
 from distill.files import atomic_path, read_json, save_arrays, write_text
 from distill.results import save_result
@@ -31,7 +31,7 @@ from distill.synthetic.clothes import dress
 from distill.synthetic.render import Backend, Picture, Stage, open_renderer
 from distill.synthetic.spec import ClipSpec
 from distill.synthetic.textures import VARIANTS
-from distill.synthetic.world import SyntheticClip, free_body, make_clip
+from distill.synthetic.world import SyntheticClip, fingerprint, free_body, make_clip
 
 LICENCE = "CC0-1.0"
 """Of what is drawn here: the body's data is CC0, everything else is made by this program."""
@@ -172,7 +172,7 @@ def _open_video(path: Path, spec: ClipSpec) -> Any:
 def is_complete(folder: Path, spec: ClipSpec) -> bool:
     """Whether `folder` holds this very clip, written to its end."""
     try:
-        return read_json(folder / "truth" / "meta.json").get("spec_hash") == config_hash(spec)
+        return read_json(folder / "truth" / "meta.json").get("made_from") == fingerprint(spec)
     except FootfallError:
         return False
 

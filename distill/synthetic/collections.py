@@ -43,7 +43,7 @@ def _demo(seed: int) -> list[ClipSpec]:
     return [
         ClipSpec(id="walk", seed=first + 1, frames=54, fps=20.0, camera="walk", ground="paving"),
         ClipSpec(id="turn", seed=first + 2, frames=54, fps=20.0, motion="turn", camera="walk", ground="tiles"),
-        ClipSpec(id="pair", seed=first + 3, frames=54, fps=20.0, people=2, camera="shake", ground="asphalt"),
+        ClipSpec(id="pair", seed=first + 24, frames=54, fps=20.0, people=2, camera="shake", ground="asphalt"),
         ClipSpec(id="gesture", seed=first + 4, frames=48, fps=20.0, motion="stand", camera="walk", ground="grass"),
         ClipSpec(id="fixed", seed=first + 5, frames=54, fps=20.0, motion="turn", camera="static", ground="asphalt"),
         ClipSpec(id="test-walk", seed=first + 6, frames=60, fps=20.0, camera="walk", ground="tiles"),

@@ -38,12 +38,15 @@ def make_textures(variant: int) -> Array:
     return np.stack([(np.clip(layer, 0, 1) * 255).astype(np.uint8) for layer in layers])
 
 
-def _noise(rng: np.random.Generator, *, slope: float, coarsest: float = 1.0, finest: float = SIDE / 2) -> Array:
+def _noise(
+    rng: np.random.Generator, *, slope: float, coarsest: float = 1.0, finest: float = SIDE / 2, stretch: float = 1.0
+) -> Array:
     """Seamless noise [SIDE, SIDE] of deviation 1; amplitude falls with frequency ** slope.
 
-    Frequencies lie between `coarsest` and `finest`, in periods per side.
+    Frequencies lie between `coarsest` and `finest`, in periods per side; `stretch` draws the noise out along x.
     """
-    frequency = np.hypot(*np.meshgrid(np.fft.rfftfreq(SIDE, 1 / SIDE), np.fft.fftfreq(SIDE, 1 / SIDE)))
+    along, across = np.meshgrid(np.fft.rfftfreq(SIDE, 1 / SIDE), np.fft.fftfreq(SIDE, 1 / SIDE))
+    frequency = np.hypot(stretch * along, across)
     gain = np.where((frequency >= coarsest) & (frequency <= finest), np.maximum(frequency, 1) ** -slope, 0.0)
     white = rng.standard_normal((SIDE, SIDE), dtype=np.float32)
     noise = fft.irfft2(fft.rfft2(white) * gain.astype(np.float32), s=(SIDE, SIDE))
@@ -107,8 +110,7 @@ def _plaster(rng: np.random.Generator) -> Array:
 def _planks(rng: np.random.Generator) -> Array:
     y = np.arange(SIDE) * 14 // SIDE
     tone = rng.uniform(-1, 1, 14)[y][:, None]
-    # Grain: noise stretched along x, by taking every eighth column of a wide spectrum.
-    grain = np.repeat(_noise(rng, slope=0.5, coarsest=4)[:, ::8], 8, axis=1)
+    grain = _noise(rng, slope=0.6, coarsest=4, stretch=14.0)
     joint = np.clip((0.5 - np.abs(np.arange(SIDE) * 14 / SIDE % 1 - 0.5)) / 0.04, 0, 1)[:, None]
     value = (0.5 + 0.1 * tone + 0.08 * grain + 0.05 * _noise(rng, slope=0.3, coarsest=20)) * (0.3 + 0.7 * joint)
     return _coloured(value, (1.0, 0.78, 0.55))

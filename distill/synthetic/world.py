@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,7 +25,9 @@ from distill.synthetic.spec import ClipSpec
 from distill.synthetic.standing import stand
 from distill.synthetic.walking import walk
 
-CHUNK = 32
+WORLD_VERSION: Final = 1
+"""Raised when the same spec comes to look or move otherwise, so that older clips count as stale."""
+CHUNK: Final = 32
 """Frames whose meshes are skinned at once: a batch costs a fifth of single frames."""
 
 
@@ -33,6 +35,11 @@ CHUNK = 32
 def free_body() -> Any:
     """The free body model, loaded once."""
     return load_body_model("anny")
+
+
+def fingerprint(spec: ClipSpec) -> str:
+    """Names a clip's contents: the spec and the version of the world."""
+    return f"{config_hash(spec)}/{WORLD_VERSION}"
 
 
 @dataclass(kw_only=True)
@@ -117,7 +124,7 @@ def make_clip(spec: ClipSpec) -> SyntheticClip:
             valid=np.ones(spec.frames, bool),
         ),
         motion=motion,
-        meta={"world": "z_up_ground", "source": "synthetic", "spec_hash": config_hash(spec), "clip": spec.id},
+        meta={"world": "z_up_ground", "source": "synthetic", "clip": spec.id, "made_from": fingerprint(spec)},
     )
     return SyntheticClip(spec=spec, truth=truth, scene=scene)
 
