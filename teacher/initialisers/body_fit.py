@@ -10,6 +10,7 @@ one border for the shape, solved in time linear in the number of frames.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -31,10 +32,10 @@ _ROBUST_STAGES: Final = (20.0, 3.0)
 def _bones() -> tuple[tuple[int, int], ...]:
     pairs = [("left_shoulder", "right_shoulder"), ("left_hip", "right_hip")]
     for side in ("left", "right"):
-        chain = [f"{side}_{part}" for part in ("ear", "shoulder", "elbow", "wrist")]
-        pairs += list(zip(chain[1:], chain[2:], strict=False))
+        chain = [f"{side}_{part}" for part in ("shoulder", "elbow", "wrist")]
+        pairs += list(pairwise(chain))
         chain = [f"{side}_{part}" for part in ("shoulder", "hip", "knee", "ankle")]
-        pairs += list(zip(chain, chain[1:], strict=False))
+        pairs += list(pairwise(chain))
         pairs += [(f"{side}_heel", f"{side}_big_toe"), (f"{side}_ear", "nose")]
     return tuple((KEYPOINTS.index(a), KEYPOINTS.index(b)) for a, b in pairs)
 
@@ -181,7 +182,7 @@ class BodyFit:
 
     def solve(self, start: Pose) -> tuple[Pose, list[float]]:
         """Fit from `start`; returns the pose and the cost after every step of the last stage."""
-        pose, trace = start, []
+        pose, trace = start, list[float]()
         for robust in _ROBUST_STAGES:
             self._robust = robust
             pose, trace = self._descend(pose)
