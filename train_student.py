@@ -1,0 +1,33 @@
+"""Train a student: `accelerate launch train_student.py --config configs/student/base.yaml [key=value ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from distill.config import load_config
+from distill.errors import FootfallError
+
+
+def main() -> int:
+    """Parse, validate, build, train. Mistakes of the user are one line and exit code 2."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, help="YAML file; defaults are complete without one")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
+    args = parser.parse_args()
+    try:
+        from distill.train_config import TrainConfig
+
+        config = load_config(TrainConfig, args.config, args.overrides)  # before anything is started
+        from distill.trainer import Trainer
+
+        Trainer(config).train()
+    except FootfallError as error:
+        print(f"train_student: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
