@@ -41,4 +41,6 @@ class BodyParts:
         """Betas [T, P, B], body_rot [T, P, 23, 3, 3], target_from_body [T, P, 4, 4]."""
         posed = self.model(betas, body_rot, target_from_body, vertex_ids=self._vertex_ids)
         picked = self._gather @ posed.vertices
-        return Points(joints=posed.joints, keypoints=picked[..., : self._keypoints, :], sites=picked[..., self._keypoints :, :])
+        return Points(
+            joints=posed.joints, keypoints=picked[..., : self._keypoints, :], sites=picked[..., self._keypoints :, :]
+        )

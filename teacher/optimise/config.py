@@ -15,7 +15,7 @@ class TermWeights:
 
     scene_3d: float = 1.0
     """L_3D, stage 1."""
-    scene_2d: float = 0.1
+    scene_2d: float = 10.0
     """L_2D, stage 2; pixels of an image whose longer side is 512."""
     contact_align: float = 1.0
     """L_c1, both stages; 0 also takes contacts away from the first estimate of the scale."""
@@ -29,11 +29,11 @@ class TermWeights:
     """Contact sites behind the surface of the scene, or below the plane."""
     prior_root_rot: float = 1.0
     """L_p, orientation of the root."""
-    prior_root_pos: float = 0.1
+    prior_root_pos: float = 0.02
     """L_p, position of the root."""
     prior_pose: float = 1.0
     """L_p, rotations of the joints."""
-    prior_shape: float = 0.05
+    prior_shape: float = 0.2
     """L_p, shape."""
     stature: float = 0.02
     """Stature against that of the population."""
@@ -60,14 +60,16 @@ class TermWeights:
 class LearningRates:
     """Adam's step for each kind of unknown at the start of stage 1, in the unknown's own unit."""
 
-    log_focal: float = 0.004
+    log_focal: float = 0.02
     """Natural logarithm of the focal length."""
     camera_rot: float = 0.002
     """Radians."""
     camera_pos: float = 0.01
     """Metres."""
     log_scale: float = 0.02
-    """Natural logarithm of metres per unit of the scene, and its drift."""
+    """Natural logarithm of the clip's scale."""
+    log_drift: float = 0.001
+    """Natural logarithm of a frame's scale relative to the clip's."""
     root_rot: float = 0.01
     """Radians."""
     root_ray: float = 0.003
@@ -93,11 +95,11 @@ class OptimiseConfig:
 
     body_file: str = ""
     """Licensed file of the body model, needed if the bodies are not of the free one."""
-    stage1_steps: int = 200
+    stage1_steps: int = 100
     """Adam steps of stage 1: L_3D and the human terms, focal length fixed (JOSH: 500)."""
-    stage2_steps: int = 200
+    stage2_steps: int = 300
     """Adam steps of stage 2: L_2D and the human terms, focal length free (JOSH: 200)."""
-    stage2_rate: float = 0.5
+    stage2_rate: float = 1.0
     """Learning rates of stage 2 relative to those of stage 1."""
     weights: TermWeights = field(default_factory=TermWeights)
     """Weight of each term."""

@@ -86,7 +86,14 @@ class SceneDepth:
 
 
 def find_partners(
-    scene: SceneDepth, sites_px: Array, radius: Array, K: Array, *, size: tuple[int, int], count: int, depth_ratio: float
+    scene: SceneDepth,
+    sites_px: Array,
+    radius: Array,
+    K: Array,
+    *,
+    size: tuple[int, int],
+    count: int,
+    depth_ratio: float,
 ) -> Partners:
     """Find the partner of every site that lies inside the image and passes the depth test.
 
@@ -101,9 +108,7 @@ def find_partners(
     """
     frames, people, sites = sites_px.shape[:3]
     flat = sites_px.reshape(frames, people * sites, 2).astype(np.float64)
-    near = [
-        scene.nearest(t, flat[t], count=count, radius=np.repeat(radius[t], sites)) for t in range(frames)
-    ]
+    near = [scene.nearest(t, flat[t], count=count, radius=np.repeat(radius[t], sites)) for t in range(frames)]
     px, depth, found = (np.concatenate(parts) for parts in zip(*near, strict=True))
     query = flat.reshape(-1, 2)
     inside = ((query >= 0) & (query < np.asarray(size))).all(-1)

@@ -128,7 +128,9 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
         problem.cameras, unit=unit, gaps=config.track_gaps, max_pairs=config.max_pairs, held_out=config.held_out,
         seed=config.seed,
     )  # fmt: skip
-    world = transform_points(make_transform(rotation, centre), points.joints.flatten(1, 2)).unflatten(1, points.joints.shape[1:3])
+    world = transform_points(make_transform(rotation, centre), points.joints.flatten(1, 2)).unflatten(
+        1, points.joints.shape[1:3]
+    )
     up = body_up(world, present)
     ground = None
     if scene is None:

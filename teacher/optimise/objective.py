@@ -217,9 +217,7 @@ def reduce(residual: Tensor, weight: Tensor, gamma: float) -> Tensor:
 
 def objective(unknowns: Unknowns, config: OptimiseConfig, stage: int) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective of a stage, and the weighted value of each term in it."""
-    situation = Situation(
-        state=unknowns.decode(), blocks=unknowns.blocks, evidence=unknowns.evidence, config=config
-    )
+    situation = Situation(state=unknowns.decode(), blocks=unknowns.blocks, evidence=unknowns.evidence, config=config)
     values: dict[str, Tensor] = {}
     for term in TERMS:
         factor = getattr(config.weights, term.name)

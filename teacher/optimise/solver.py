@@ -85,7 +85,7 @@ def _descend(
         if not torch.isfinite(loss):
             raise _diverged(clip_id, stage, step, values, first)
         if not first:
-            first = {name: float(value) for name, value in values.items()}
+            first = {name: float(value.detach()) for name, value in values.items()}
         if step % config.trace_every == 0 or step == steps - 1:
             trace.append(_entry(stage, step, loss, values))
             report(step, f"stage {stage}, step {step}, loss {float(loss):.4f}")
@@ -108,9 +108,7 @@ def _entry(stage: int, step: int, loss: Tensor, values: dict[str, Tensor]) -> di
     return {"stage": stage, "step": step, "loss": round(float(loss.detach()), 6), "terms": rounded}
 
 
-def _diverged(
-    clip_id: str, stage: int, step: int, values: dict[str, Tensor], first: dict[str, float]
-) -> FootfallError:
+def _diverged(clip_id: str, stage: int, step: int, values: dict[str, Tensor], first: dict[str, float]) -> FootfallError:
     """Name the term that is not finite, else the one that grew most."""
     now = {name: float(value.detach()) for name, value in values.items()}
     broken = [name for name, value in now.items() if not torch.isfinite(torch.tensor(value))]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Block:
 BLOCKS: Final = {
     "log_focal": Block(rate="log_focal", about="log f / f_init; one for the clip", stages=(2,)),
     "log_scale": Block(rate="log_scale", about="log of the scale of cameras and scene; one for the clip"),
-    "log_drift": Block(rate="log_scale", about="[T] log of a frame's scene depth relative to the clip's scale"),
+    "log_drift": Block(rate="log_drift", about="[T] log of a frame's scene depth relative to the clip's scale"),
     "camera_rot": Block(rate="camera_rot", about="[T, 3] rad, in the camera's axes"),
     "camera_pos": Block(rate="camera_pos", about="[T, 3] m, in the world, of the pivot"),
     "root_rot": Block(rate="root_rot", about="[T, P, 3] rad, in the body's axes"),
@@ -145,14 +146,16 @@ def free_blocks(problem: Problem) -> set[str]:
     """Names of the blocks that this problem leaves open; the others keep their given values.
 
     Known cameras keep poses, scale and focal length; a fixed camera defines the world, so its pose is no
-    unknown; a focal length that was given stays.
+    unknown; a focal length that was given stays, and so does the one that the turns of a fixed camera were
+    measured with.
     """
     frozen: set[str] = set()
     if problem.cameras_known:
         frozen |= {"camera_rot", "camera_pos"}
     if problem.scale_known or not problem.has_scene:
         frozen |= {"log_scale", "log_drift"}
-    if problem.cameras.focal_known:
+    turns = not np.allclose(problem.cameras.world_from_cam[:, :3, :3], problem.cameras.world_from_cam[0, :3, :3])
+    if problem.cameras.focal_known or (problem.cameras_known and turns):
         frozen.add("log_focal")
     if problem.has_scene:
         frozen |= {"plane_tilt", "plane_offset"}
