@@ -148,7 +148,7 @@ class Trainer:
         batches = self._batches()
         started, since = time.perf_counter() - self.seconds, time.perf_counter()
         while self.step < self.config.steps:
-            losses, report, names = self._one_step(batches)
+            losses, report = self._one_step(batches)
             self.step += 1
             self.seconds = time.perf_counter() - started
             if self.step % self.config.log_every == 0 or self.step == self.config.steps:
@@ -161,7 +161,7 @@ class Trainer:
                 self.save()
         self.accelerator.end_training()
 
-    def _one_step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
+    def _one_step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One optimiser step over `accumulate` batches."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.config.steps, self.config.optim)
@@ -179,7 +179,7 @@ class Trainer:
                 self.optimiser.zero_grad()
         if not self.sharded:
             self.average.update(self.student, self.step)
-        return losses, report, batch["name"]
+        return losses, report
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """Endless batches from the current position on; each epoch in an order of its own."""

@@ -26,10 +26,10 @@ import numpy as np
 
 from distill.errors import FootfallError
 from distill.files import sha256_of
+from distill.video import IMAGE_SUFFIXES
 from teacher.workspace import ClipSource
 
 VIDEO_SUFFIXES: Final = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 MANIFEST_SUFFIXES: Final = (".jsonl", ".csv")
 COLUMNS: Final = ("path", "id", "licence", "source", "fps", "intrinsics", "world_from_cam")
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

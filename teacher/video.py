@@ -7,7 +7,6 @@ with hard cuts is split at them, because no camera path crosses a cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from distill.errors import FootfallError, require
 from distill.geometry.cameras import intrinsics_to_integer_centres, resize_intrinsics
+from distill.video import Decoder
 from teacher.initialisers.registry import Outcome, Report
-from teacher.manifest import IMAGE_SUFFIXES
 from teacher.stagefiles import Frames, write_image
 from teacher.workspace import ClipFolder, ClipSource
 
@@ -47,76 +46,6 @@ class VideoConfig:
     def __post_init__(self) -> None:
         if self.long_side < 64 or self.min_frames < 2 or self.max_frames < self.min_frames or self.image_fps <= 0:
             raise ValueError("video: long_side >= 64, 2 <= min_frames <= max_frames and image_fps > 0 are expected")
-
-
-class Decoder:
-    """Frames of a video file or of a folder of images, by index."""
-
-    def __init__(self, path: Path, *, fps: float | None, size: tuple[int, int] | None = None) -> None:
-        """Open; `size` decodes at another (width, height); `fps` overrides the time stamps.
-
-        Raises:
-            FootfallError: missing, empty, or not a video.
-        """
-        self.path = path
-        self._size = size
-        self._images: list[Path] = []
-        if path.is_dir():
-            self._images = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-            self.timestamps = np.arange(len(self._images)) / (fps or 30.0)
-            return
-        self._reader = _open_video(path, size)
-        stamps = self._reader.get_frame_timestamp(range(len(self._reader)))
-        self.timestamps = np.asarray(stamps, np.float64).reshape(-1, 2)[:, 0]
-        if fps is not None:
-            self.timestamps = np.arange(len(self.timestamps)) / fps
-
-    def __len__(self) -> int:
-        return len(self.timestamps)
-
-    def frames(self, indices: range) -> Iterator[tuple[int, Array | None]]:
-        """Yield (index, [H, W, 3] uint8 RGB, or None where it cannot be decoded)."""
-        for index in indices:
-            yield index, self._image(index) if self._images else self._frame(index)
-
-    def _image(self, index: int) -> Array | None:
-        try:
-            with Image.open(self._images[index]) as image:
-                rgb = image.convert("RGB")
-                return np.asarray(rgb.resize(self._size) if self._size else rgb)
-        except (OSError, UnidentifiedImageError):
-            return None
-
-    def _frame(self, index: int) -> Array | None:
-        try:
-            return self._reader[index].asnumpy()
-        except Exception as error:  # decord raises its own classes, all without a common base but RuntimeError
-            if isinstance(error, RuntimeError):
-                return None
-            raise
-
-
-def _open_video(path: Path, size: tuple[int, int] | None) -> Any:
-    import decord  # slow to import, and not needed for folders of images
-
-    if not path.is_file():
-        raise FootfallError(f"video {path}", got="no such file", expected="a video", do="check the path")
-    if path.stat().st_size == 0:
-        raise FootfallError(f"video {path}", got="an empty file", expected="a video", do="copy it again")
-    options = {"width": size[0], "height": size[1]} if size else {}
-    try:
-        reader = decord.VideoReader(str(path), num_threads=2, **options)
-        if len(reader) == 0:
-            raise RuntimeError("no frame")
-        reader[0]
-        return reader
-    except Exception as error:
-        if not isinstance(error, RuntimeError):
-            raise
-        raise FootfallError(
-            f"video {path}", got="a file that cannot be decoded (damaged, cut short, or no video)",
-            expected="a video that plays from start to end", do="check that it plays; copy or re-encode it",
-        ) from error  # fmt: skip
 
 
 def split_shots(path: Path, config: VideoConfig, fps: float | None = None) -> list[tuple[float, float | None]]:

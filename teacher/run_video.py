@@ -1,0 +1,123 @@
+"""Run a checkpoint on a video: decode, find people, stream, write a result folder and the latencies."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from distill.body import load_body_model
+from distill.errors import FootfallError
+from distill.export import load_exported
+from distill.files import write_json
+from distill.models.student import Student
+from distill.people.tracker import PeopleTracker, TrackerConfig
+from distill.recorder import Recorder
+from distill.results import save_result
+from distill.stream import Network, Stream, StreamConfig
+from distill.video import Decoder
+from teacher.progress import Progress
+from teacher.workspace import code_commit
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """`footfall run`."""
+
+    long_side: int = 640
+    """Frames are reduced to this longer side, pixels, before people are looked for."""
+    image_fps: float = 30.0
+    """Frame rate of a folder of images."""
+    scene_every: int = 15
+    """Frames between those whose points join the scene."""
+    stream: StreamConfig = field(default_factory=StreamConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+    def __post_init__(self) -> None:
+        if self.long_side < 64 or self.image_fps <= 0 or self.scene_every < 1:
+            raise ValueError("run: long_side >= 64, image_fps > 0 and scene_every >= 1 are expected")
+
+
+def load_network(checkpoint: str) -> tuple[Network, str]:
+    """A student or exported graphs, and the name of its body model.
+
+    Raises:
+        FootfallError: neither, or one that cannot be loaded.
+    """
+    folder = Path(checkpoint)
+    if (folder / "export.json").is_file():
+        exported = load_exported(folder)
+        return exported, exported.body_model
+    student = Student.from_pretrained(checkpoint)
+    return student, student.config.body_model
+
+
+def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dict[str, Any]:
+    """Stream a video; write `cameras.npz`, `motion.npz`, `scene.ply`, `meta.json` and `latency.json` to `out`.
+
+    Returns:
+        Frames, people and frames per second.
+
+    Raises:
+        FootfallError: video or checkpoint cannot be read; nothing is written then.
+    """
+    network, body_name = load_network(checkpoint)
+    decoder = Decoder(video, fps=config.image_fps if video.is_dir() else None)
+    body = load_body_model(body_name)
+    tracker = PeopleTracker(config.tracker)
+    stream: Stream | None = None
+    recorder: Recorder | None = None
+    progress = Progress(1, title="run")
+    parts: dict[str, list[float]] = {"people": []}
+    start = time.perf_counter()
+    scale = 1.0
+    for index, frame in decoder.frames(range(len(decoder))):
+        if frame is None:
+            continue
+        scale = min(1.0, config.long_side / max(frame.shape[:2]))
+        size = (2 * round(frame.shape[1] * scale / 2), 2 * round(frame.shape[0] * scale / 2))
+        image = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        if stream is None or recorder is None:
+            settings = config.stream
+            K = settings.intrinsics((frame.shape[1], frame.shape[0])) * torch.tensor([[scale], [scale], [1.0]])
+            stream = Stream(network, size, settings, K=K, body=body)
+            recorder = Recorder(stream.K.numpy(), size, body_name)
+        began = time.perf_counter()
+        found = tracker.step(image)
+        parts["people"].append(time.perf_counter() - began)
+        result = stream.step(image, float(decoder.timestamps[index]), {p.id: p.pose.box_xyxy for p in found})
+        statures = {p.id: float(body.stature(p.betas)) for p in result.people}
+        recorder.add(result, statures)
+        if index % config.scene_every == 0:
+            recorder.cloud.add(*stream.scene(image, result))
+        progress.update(video.name, (index + 1) / len(decoder), f"frame {index + 1} of {len(decoder)}")
+    if recorder is None or stream is None:
+        raise FootfallError(f"video {video}", got="no readable frame", expected="a video", do="check that it plays")
+    seconds = time.perf_counter() - start
+    whole = recorder.result()
+    whole.meta |= {"made_by": "footfall run", "checkpoint": checkpoint, "commit": code_commit()}
+    save_result(out, whole)
+    frames = len(whole.cameras.timestamps)
+    write_json(out / "latency.json", {
+        **stream.latency(), "people": _percentiles(parts["people"]), "frames_per_s": frames / seconds,
+        "frames": frames, "hardware": _hardware(), "torch": torch.__version__, "commit": code_commit(),
+    })  # fmt: skip
+    return {"frames": frames, "people": len(whole.motion.ids), "frames_per_s": frames / seconds}
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    p50, p95, p99 = 1e3 * np.percentile(seconds, [50, 95, 99])
+    return {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3), "p99_ms": round(float(p99), 3)}
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
