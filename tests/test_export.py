@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from student_support import SIZE, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
 
 from distill.errors import FootfallError
 from distill.export import (
@@ -26,9 +27,6 @@ from distill.models.prediction import Prompts
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
 from teacher.commands import export
-from tests.test_student_model import make_prompts, wake
-
-SIZE = (96, 64)
 
 
 @pytest.fixture(scope="module")

@@ -10,76 +10,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TOLERANCES
 from safetensors.torch import load_file, save_file
+from student_support import make_batch, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
 from torch import Tensor
 
 from distill.body import BodyModel
 from distill.errors import FootfallError
 from distill.geometry.cameras import project
-from distill.geometry.rotations import matrix_from_rotvec, rotation_angle
-from distill.geometry.transforms import make_transform
-from distill.models.prediction import PairPrediction, Prompts
+from distill.geometry.rotations import rotation_angle
+from distill.models.prediction import PairPrediction
 from distill.models.rays import PRIOR_HEIGHT_M, box_rays, place_body, rays_of_pixels, token_rays, turn_to_ray
 from distill.models.student import Student, StudentConfig
 from distill.models.trajectory_head import LOG_VAR_FLOOR, log_var_from_raw
 from distill.models.trunk import HeadConfig, sample_boxes
-from distill.task import Batch, LossConfig, StudentTask
-from tests.conftest import TOLERANCES
+from distill.task import LossConfig, StudentTask
 
 SMALL = StudentConfig(head=HeadConfig(width=48, layers=2, attention_heads=2))
-SIZE = (96, 64)
-
-
-def wake(student: Student) -> Student:
-    """Give the output layers weights: fresh ones answer the same whatever they read."""
-    for parameter in student.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)
-    return student.eval()
 
 
 @pytest.fixture(scope="module")
 def student() -> Student:
     torch.manual_seed(5)
     return wake(Student(SMALL))
-
-
-def make_prompts(people: int, *, batch: int = 1, size: tuple[int, int] = SIZE, seed: int = 0) -> Prompts:
-    generator = torch.Generator().manual_seed(seed)
-    corner = torch.rand(batch, people, 2, 2, generator=generator) * 30
-    extent = 20 + torch.rand(batch, people, 2, 2, generator=generator) * 30
-    K = torch.tensor([[90.0, 0, size[0] / 2], [0, 90.0, size[1] / 2], [0, 0, 1]]).expand(batch, 2, 3, 3)
-    valid = torch.ones(batch, people, 2, dtype=torch.bool)
-    return Prompts(boxes=torch.cat((corner, corner + extent), dim=-1), valid=valid, K=K)
-
-
-def make_batch(body: BodyModel, *, windows: int = 2, people: int = 1, frames: int = 2) -> Batch:
-    """Labels that agree with each other, and images of noise."""
-    width, height = SIZE
-    K = torch.tensor([[90.0, 0, width / 2], [0, 90.0, height / 2], [0, 0, 1]]).expand(windows, frames, 3, 3)
-    facing = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
-    lead = (windows, people, frames)
-    turned = facing @ matrix_from_rotvec(0.3 * torch.randn(*lead, 3))
-    cam_from_body = make_transform(turned, torch.tensor([0, 0, 4.0]) + 0.3 * torch.randn(*lead, 3))
-    body_rot = matrix_from_rotvec(0.3 * torch.randn(*lead, 23, 3))
-    betas = torch.randn(windows, people, 10)
-    joints = body(betas[:, :, None].expand(-1, -1, frames, -1), body_rot, cam_from_body).joints
-    pixels = project(joints, K[:, None])
-    return {
-        "images": torch.rand(windows, frames, 3, height, width),
-        "K": K,
-        "boxes": torch.cat((pixels.amin(-2) - 2, pixels.amax(-2) + 2), dim=-1),
-        "valid": torch.ones(*lead, dtype=torch.bool),
-        "cam_from_body": cam_from_body,
-        "body_rot": body_rot,
-        "betas": betas,
-        "joints_cam": joints,
-        "contact_prob": torch.rand(*lead, 6).round(),
-        "world_from_cam": make_transform(
-            matrix_from_rotvec(0.1 * torch.randn(windows, frames, 3)), 0.2 * torch.randn(windows, frames, 3)
-        ),
-        "weight": torch.ones(windows, people),
-    }
 
 
 def of_people(prediction: PairPrediction) -> dict[str, Tensor]:
@@ -310,9 +263,9 @@ def test_two_samples_are_learnt_to_near_zero(body: BodyModel) -> None:
     task = StudentTask(Student(replace(SMALL, head=HeadConfig(width=96, layers=2))), LossConfig(scene_scale=0), body)
     batch = make_batch(body)
     optimiser = torch.optim.AdamW(task.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=250)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=160)
     first: dict[str, Tensor] = {}
-    for _ in range(250):
+    for _ in range(160):
         losses, report = task(batch)
         first = first or report
         optimiser.zero_grad()
@@ -326,6 +279,20 @@ def test_two_samples_are_learnt_to_near_zero(body: BodyModel) -> None:
     }  # fmt: skip
     for name, limit in limits.items():
         assert report[name] < limit < 0.9 * first[name], (name, float(report[name]), float(first[name]))
+
+
+def test_mixed_precision_leaves_rotations_and_depths_whole(body: BodyModel) -> None:
+    task = StudentTask(wake(Student(SMALL)), LossConfig(), body)
+    batch = make_batch(body, people=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = task(batch)[0]
+        tokens = task.student.encode(batch["images"][:, 0])
+        prediction = task.student.pair(tokens, tokens, make_prompts(2, batch=2), points=True)
+    torch.stack(list(losses.values())).sum().backward()
+    assert prediction.points_a is not None and prediction.points_a.dtype == torch.float32
+    for rotation in (prediction.cam_from_body_a[..., :3, :3], prediction.body_rot_a):
+        eye = torch.eye(3).expand_as(rotation)
+        torch.testing.assert_close(rotation @ rotation.transpose(-1, -2), eye, **TOLERANCES[torch.float32])
 
 
 def test_bad_configs_are_refused() -> None:
