@@ -3,7 +3,8 @@
 Package indexes carry torchvision for CUDA only. Beside a CPU torch its compiled operators cannot load, and
 `import torchvision` (and with it timm and `accelerate launch`) fails because two operators are not declared.
 This script installs an import hook that declares them just before torchvision is imported. It does so only
-when torch has no CUDA; with a CUDA torch nothing is changed. Run it with the environment's own Python.
+when torch has no CUDA and torchvision was built for it; otherwise (a CUDA torch, or a torchvision for CPU, which
+declares them itself) nothing is changed. Run it with the environment's own Python.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 HOOK = '''\
 """Declares torchvision's operators beside a CPU torch; written by .ci/torchvision_on_cpu.py of footfall."""
 import importlib.abc
+import importlib.machinery
+import pathlib
 import sys
 
 
@@ -21,13 +24,17 @@ class _Declare(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision":
             sys.meta_path.remove(self)
+            found = importlib.machinery.PathFinder.find_spec(name, path)
+            library = pathlib.Path(found.origin).parent / "_C.so" if found and found.origin else None
+            if library is None or not library.is_file() or b"libtorch_cuda" not in library.read_bytes():
+                return None
             import torch
 
             if torch.version.cuda is None and torch.version.hip is None:
-                library = torch.library.Library("torchvision", "FRAGMENT")
+                operators = torch.library.Library("torchvision", "FRAGMENT")
                 for kind in ("nms", "qnms"):
-                    library.define(f"{kind}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-                self.library = library  # declarations live as long as this object
+                    operators.define(f"{kind}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+                self.operators = operators  # declarations live as long as this object
                 sys.modules[__name__].keep = self
         return None
 
