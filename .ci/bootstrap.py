@@ -74,7 +74,7 @@ def make_venv() -> None:
 def install(extra: str) -> None:
     """Install this checkout with `extra`, in the tested versions."""
     print(f"footfall set-up: installing footfall[{extra}] into {VENV} (some minutes the first time)", flush=True)
-    command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
     command += ["-c", ROOT / "constraints.txt", "-e", f"{ROOT}[{extra}]"]
     if subprocess.run(command, check=False).returncode != 0:
         stop("pip could not install the packages", "look at pip's message above; the same command goes on from here")

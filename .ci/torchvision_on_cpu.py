@@ -16,7 +16,6 @@ HOOK = '''\
 """Declares torchvision's operators beside a CPU torch; written by .ci/torchvision_on_cpu.py of footfall."""
 import importlib.abc
 import importlib.machinery
-import pathlib
 import sys
 
 
@@ -24,6 +23,8 @@ class _Declare(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision":
             sys.meta_path.remove(self)
+            import pathlib
+
             found = importlib.machinery.PathFinder.find_spec(name, path)
             library = pathlib.Path(found.origin).parent / "_C.so" if found and found.origin else None
             if library is None or not library.is_file() or b"libtorch_cuda" not in library.read_bytes():
