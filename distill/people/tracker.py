@@ -14,7 +14,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.people.blazepose import BlazePose, Pose, Region, box_overlap, mask_in_image
+from distill.people.blazepose import (
+    LANDMARK_SIDE,
+    BlazePose,
+    Pose,
+    Region,
+    affine_from_region,
+    box_overlap,
+    invert_affine,
+    mask_in_image,
+)
 
 Array = NDArray[Any]
 
@@ -29,6 +38,10 @@ class TrackerConfig:
     """Least score of a pose to be believed, in [0, 1]."""
     min_height: float = 0.12
     """Least height of a person, as a share of the frame's height."""
+    clear_keypoints: float = 0.8
+    """A new person's mean keypoint score above which no second look is taken, in [0, 1]."""
+    min_again: float = 0.3
+    """Least score of the detector when it takes that second look, in [0, 1]."""
     max_people: int = 8
     """At most this many are followed at once."""
     forget_after: int = 90
@@ -109,11 +122,13 @@ class PeopleTracker:
         return bool(inside and pose.score > self.config.min_score and box[3] - box[1] > self.config.min_height * height)
 
     def _drop_doubles(self) -> None:
-        """Two tracks on one person: the older one stays."""
+        """Two tracks on one person: the older one stays, the other one counts as lost."""
         kept: list[_Track] = []
         for track in sorted(self._tracks, key=lambda t: (t.missed > 0, -t.age)):
             if track.missed == 0 and any(t.missed == 0 and same_person(t.pose, track.pose) for t in kept):
-                continue
+                if track.age < self.config.search_every:
+                    continue
+                track.missed = 1  # the other one stands in front: remembered, and known again afterwards
             kept.append(track)
         self._tracks = kept
 
@@ -129,8 +144,34 @@ class PeopleTracker:
             if not self._believable(pose, image):
                 continue
             pose = self._net.landmarks(image, pose.next_region)  # once more, well centred
-            if self._believable(pose, image) and not any(same_person(t.pose, pose) for t in followed):
+            if self._believable(pose, image) and self._is_somebody(pose, image, [t.pose for t in followed]):
                 self._adopt(pose, colours(image, pose))
+
+    def _is_somebody(self, pose: Pose, image: Array, followed: list[Pose]) -> bool:
+        """Whether a pose is a person of its own: the landmarks network draws one into anything it is shown.
+
+        Its trunk must not lie on somebody who is followed, and either its keypoints are clear or the detector
+        finds it again in a picture of its own.
+        """
+        trunk = pose.keypoints_px[[5, 6, 11, 12]]
+        if any(same_person(other, pose) or on_person(other, trunk).mean() > 0.5 for other in followed):
+            return False
+        clear = float(pose.keypoint_score[:17].mean())
+        return clear > self.config.clear_keypoints or self._found_again(pose.region, image)
+
+    def _found_again(self, region: Region, image: Array) -> bool:
+        """Whether the detector, shown the surroundings of a region, finds about that region."""
+        side = 1.3 * region.side
+        low = np.maximum(region.centre - side / 2, 0).astype(int)
+        high = np.minimum(region.centre + side / 2, image.shape[1::-1]).astype(int)
+        if (high <= low).any():
+            return False
+        surroundings = image[low[1] : high[1], low[0] : high[0]]
+        for _, found in self._net.detect(surroundings, min_score=self.config.min_again):
+            apart = np.hypot(*(found.centre + low - region.centre))
+            if apart < 0.2 * region.side and 0.6 < found.side / region.side < 1.6:
+                return True
+        return False
 
     def _candidates(self, image: Array) -> list[Region]:
         """Regions in the whole frame and in overlapping tiles of two sizes, best first, without repeats."""
@@ -209,6 +250,14 @@ def same_person(a: Pose, b: Pose) -> bool:
     scale = 0.08 * min(a.region.side, b.region.side)
     distance = np.square(a.keypoints_px[take] - b.keypoints_px[take]).sum(-1)
     return bool((weight * np.exp(-distance / (2 * scale**2))).sum() / weight.sum() > 0.5)
+
+
+def on_person(pose: Pose, points: Array) -> Array:
+    """Which of the points [N, 2], pixels, lie on a person's mask: [N] bool."""
+    crop_from_image = invert_affine(affine_from_region(pose.region, LANDMARK_SIDE))
+    column, row = np.floor(points @ crop_from_image[:, :2].T + crop_from_image[:, 2]).astype(int).T
+    inside = (column >= 0) & (column < LANDMARK_SIDE) & (row >= 0) & (row < LANDMARK_SIDE)
+    return inside & (pose.mask_logit[row.clip(0, LANDMARK_SIDE - 1), column.clip(0, LANDMARK_SIDE - 1)] > 0)
 
 
 def colours(image: Array, pose: Pose) -> Array:

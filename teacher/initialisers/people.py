@@ -23,10 +23,14 @@ class PeopleConfig:
     """Registered initialiser, or files:FOLDER."""
     max_people: int = 4
     """People kept: those seen longest and largest."""
-    min_track_frames: int = 8
-    """Shorter tracks are dropped."""
+    min_track_frames: int = 12
+    """Shorter tracks are dropped, unless the whole clip is shorter."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     """Frame-by-frame following."""
+
+    def __post_init__(self) -> None:
+        if self.max_people < 1 or self.min_track_frames < 1:
+            raise ValueError("people: max_people and min_track_frames of at least 1 are expected")
 
 
 @register("people", "landmarks", needs=("frames",), licence="Apache-2.0")
@@ -45,11 +49,12 @@ def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
         image = read_image(Frames.image_path(clip.require("frames"), index))
         for person in tracker.step(image):
             tracks.setdefault(person.id, {})[index] = person.pose
-    kept = _choose(tracks, config)
+    needed = min(config.min_track_frames, count)
+    kept = _choose(tracks, needed, config.max_people)
     if not kept:
         seen = max((len(t) for t in tracks.values()), default=0)
         raise FootfallError(
-            f"clip {clip.id}", got=f"no person seen for {config.min_track_frames} frames (longest: {seen} of {count})",
+            f"clip {clip.id}", got=f"no person seen for {needed} frames (longest: {seen} of {count})",
             expected="people who are at least an eighth of the frame's height tall", do="leave this clip out",
         )  # fmt: skip
     folder = clip.stage_dir("people")
@@ -68,14 +73,14 @@ def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
     )  # fmt: skip
 
 
-def _choose(tracks: dict[int, dict[int, Pose]], config: PeopleConfig) -> list[int]:
+def _choose(tracks: dict[int, dict[int, Pose]], needed: int, most: int) -> list[int]:
     """Ids to keep, most visible first: frames seen times height."""
 
     def presence(track: dict[int, Pose]) -> float:
         return sum(float(pose.box_xyxy[3] - pose.box_xyxy[1]) for pose in track.values())
 
-    long_enough = [name for name, track in tracks.items() if len(track) >= config.min_track_frames]
-    return sorted(long_enough, key=lambda name: -presence(tracks[name]))[: config.max_people]
+    long_enough = [name for name, track in tracks.items() if len(track) >= needed]
+    return sorted(long_enough, key=lambda name: -presence(tracks[name]))[:most]
 
 
 def _to_arrays(tracks: list[dict[int, Pose]], frames: int) -> People:
