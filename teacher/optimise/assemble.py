@@ -105,8 +105,11 @@ def _gravity(problem: Problem, solution: Solution, points: Array) -> Gravity:
     chosen = standing if standing.any() else problem.bodies.present
     ankles = joints[..., [SMPL_JOINTS.index("left_ankle"), SMPL_JOINTS.index("right_ankle")], :].mean(-2)
     axis = (joints[..., SMPL_JOINTS.index("neck"), :] - ankles)[chosen]
+    world_from_body = solution.after.rotation[:, None] @ solution.after.cam_from_body[..., :3, :3]
+    front = world_from_body[..., 2].double().numpy()  # a body's z axis (`conventions`)
     return find_gravity(
         axis / np.linalg.norm(axis, axis=-1, keepdims=True),
+        front[chosen],
         np.array([place for _, _, place in found]).reshape(-1, 3),
         next((place for person, _, place in found if person == 0), None),
         points,

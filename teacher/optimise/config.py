@@ -10,12 +10,13 @@ class TermWeights:
     """Weight of each term in the objective (`terms` defines them; `objective` multiplies and adds).
 
     JOSH's released weights are 1 for L_3D, L_2D and L_c1, 0.1 for L_c2 and for smoothness, 100 for L_p. Ours
-    differ because a 2D keypoint term pulls on the bodies too, and L_p need not hold them alone.
+    differ: keypoints hold the bodies, so L_p need not; and L_2D is strong, because thousands of background
+    observations know more of the cameras than any human term, which would otherwise bend them.
     """
 
     scene_3d: float = 1.0
     """L_3D, stage 1."""
-    scene_2d: float = 10.0
+    scene_2d: float = 30.0
     """L_2D, stage 2; pixels of an image whose longer side is 512."""
     contact_align: float = 1.0
     """L_c1, both stages; 0 also takes contacts away from the first estimate of the scale."""
@@ -31,17 +32,17 @@ class TermWeights:
     """L_p, orientation of the root."""
     prior_root_pos: float = 0.02
     """L_p, position of the root."""
-    prior_pose: float = 1.0
+    prior_pose: float = 0.3
     """L_p, rotations of the joints."""
     prior_shape: float = 0.2
     """L_p, shape."""
     stature: float = 0.02
     """Stature against that of the population."""
-    smooth: float = 1.0
+    smooth: float = 0.3
     """Acceleration of the joints."""
     keypoints_2d: float = 10.0
     """L_2dkp, reprojection of the body's keypoints."""
-    camera_smooth: float = 0.02
+    camera_smooth: float = 0.2
     """Acceleration of the camera."""
     scale_tie: float = 1.0
     """One scale for all frames, with slow drift."""

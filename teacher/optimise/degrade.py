@@ -87,8 +87,9 @@ def _cameras(clip: SyntheticClip, d: Degradation, rng: np.random.Generator, coun
     pose[:, :3, 3] *= d.unit
     points = d.unit * (points @ first_from_world[:3, :3].T + first_from_world[:3, 3])
     known = d.cameras == "known"
+    stretch = np.array([[d.focal, 1, 1], [1, d.focal, 1], [1, 1, 1]])
     return CameraInit(
-        kind=d.cameras, metric=known, focal_known=known, K=truth.K * np.array([[d.focal, 1, 1], [1, d.focal, 1], [1, 1, 1]]),
+        kind=d.cameras, metric=known, focal_known=known, K=truth.K * stretch,
         world_from_cam=pose, registered=np.ones(frames, bool), points=points.astype(np.float32),
         points_rgb=np.full(points.shape, 128, np.uint8), obs_frame=obs_frame, obs_point=obs_point,
         obs_px=(obs_px + d.keypoint_px * rng.standard_normal(obs_px.shape)).astype(np.float32),
@@ -142,7 +143,7 @@ def _people(clip: SyntheticClip, d: Degradation, rng: np.random.Generator) -> Pe
         box_xyxy=np.concatenate((px.min(-2), px.max(-2)), axis=-1).astype(np.float32),
         score=np.ones(px.shape[:2], np.float32),
         keypoints_px=px.astype(np.float32),
-        keypoint_score=inside.astype(np.float32),
+        keypoint_score=np.asarray(inside, np.float32),
         keypoints_hip=(in_camera - hips).astype(np.float32),
     )
 

@@ -139,7 +139,8 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
     return Evidence(
         body=body, size=problem.size, dt=tensor(np.diff(problem.timestamps)), K=K, unit=unit, unit_from=unit_from,
         rotation=rotation, centre=centre, root_rot=pose[..., :3, :3], root=pose[..., :3, 3], body_rot=body_rot,
-        betas=betas, camera_fixed=problem.cameras_known, person_weight=present * tensor(bodies.confidence).clamp(0.05, 1),
+        betas=betas, camera_fixed=problem.cameras_known,
+        person_weight=present * tensor(bodies.confidence).clamp(0.05, 1),
         keypoints_px=tensor(problem.people.keypoints_px),
         keypoint_weight=tensor(problem.people.keypoint_score) * present[..., None],
         metres_per_px=pose[..., 2, 3].clamp(min=0.1) / K[0, 0], person_px=person_px, tracks=tracks,

@@ -2,7 +2,8 @@
 
 Three witnesses speak about the ground's normal, each in the tangent plane of a first guess:
 
-* bodies: the mean direction from ankles to neck while a foot stands. People lean, so its bias is some degrees.
+* bodies: the mean direction from ankles to neck while a foot stands. People lean forwards as they walk, by
+  some degrees that no average removes, and sideways much less.
 * stance feet: the plane through the places where feet stood. Precise across the walked path, blind along it.
 * ground: the plane through scene points near those places. The most precise where the ground is flat.
 
@@ -26,8 +27,10 @@ MAX_SD_DEG: Final = 8.0
 """An up direction less certain than this is not used."""
 MAX_DISAGREEMENT_DEG: Final = 30.0
 """Witnesses farther than this from the bodies' up direction are not believed."""
-BODY_SD: Final = np.radians(5.0)
-"""Lean of a person that no average over the clip removes."""
+FORWARD_SD: Final = np.radians(7.0)
+"""Lean of a person along the way that the body faces, as it remains in the average over a clip."""
+SIDE_SD: Final = np.radians(2.5)
+"""Lean of a person to the side, as it remains in the average over a clip."""
 SLOPE_SD: Final = np.radians(1.0)
 """Floor of the other witnesses: grounds slope."""
 REACH_M: Final = 2.0
@@ -53,23 +56,22 @@ class Gravity:
 
 
 def find_gravity(
-    joints_up: Array, stances: Array, first_stance: Array | None, points: Array, *, bodies: int
+    body_up: Array, body_front: Array, stances: Array, first_stance: Array | None, points: Array, *, bodies: int
 ) -> Gravity:
     """Estimate up and ground.
 
     Args:
-        joints_up: [N, 3] unit directions from ankles to neck, of bodies with a foot on the ground (or of all
+        body_up: [N, 3] unit directions from ankles to neck, of bodies with a foot on the ground (or of all
             bodies, if no foot ever is).
+        body_front: [N, 3] the way that each of them faces.
         stances: [S, 3] places where feet stood, metres.
         first_stance: [3] place of the first person's first stance, or None.
         points: [M, 3] scene points, metres.
-        bodies: independent bodies behind `joints_up` (people, not frames).
+        bodies: independent bodies behind them (people, not frames).
     """
-    guess = _unit(joints_up.mean(axis=0))
-    spread = float(np.sqrt(np.mean(np.arccos(np.clip(joints_up @ guess, -1, 1)) ** 2) / 2))
-    sd = np.hypot(BODY_SD, spread / np.sqrt(max(len(joints_up) / 15, 1))) / np.sqrt(max(bodies, 1))
+    guess = _unit(body_up.mean(axis=0))
     basis = _tangent(guess)
-    estimates = {"bodies": (np.zeros(2), np.eye(2) / sd**2)}
+    estimates = {"bodies": _from_bodies(body_front @ basis, bodies)}
     estimates["stances"] = _from_stances(stances, guess, basis)
     estimates["ground"] = _from_points(stances, points, guess, basis)
     believed = {
@@ -113,12 +115,19 @@ def world_from_solved(gravity: Gravity, first_camera: Array) -> Array:
     return transform
 
 
+def _from_bodies(front: Array, bodies: int) -> tuple[Array, Array]:
+    """Tilt 0 (the guess is theirs) and information of upright bodies; front [N, 2] in the tangent plane."""
+    front = front / np.maximum(np.linalg.norm(front, axis=-1, keepdims=True), 1e-9)
+    along = np.einsum("ni,nj->ij", front, front) / len(front)
+    return np.zeros(2), bodies * (along / FORWARD_SD**2 + (np.eye(2) - along) / SIDE_SD**2)
+
+
 def _from_stances(stances: Array, guess: Array, basis: Array) -> tuple[Array, Array]:
     """Tilt [2] and information [2, 2] of the plane through stances; heights known to about 3 cm."""
     if len(stances) < 3:
         return np.zeros(2), np.zeros((2, 2))
     offset = stances - np.median(stances, axis=0)
-    return _fit_tilt(offset @ basis, offset @ guess, noise=0.03, floor=np.radians(3.0), count=6)
+    return _fit_tilt(offset @ basis, offset @ guess, noise=0.03, floor=np.radians(2.0), count=6)
 
 
 def _from_points(stances: Array, points: Array, guess: Array, basis: Array) -> tuple[Array, Array]:

@@ -51,16 +51,17 @@ def solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution:
     total = max(config.stage1_steps + config.stage2_steps, 1)
     done = 0
     for stage, steps in ((1, config.stage1_steps), (2, config.stage2_steps)):
-
-        def stage_report(step: int, text: str, done: int = done) -> None:
-            report((done + step) / total, text)
-
-        _descend(unknowns, free, config, stage, steps, trace, stage_report, problem.clip_id)
+        _descend(unknowns, free, config, stage, steps, trace, _shifted(report, done, total), problem.clip_id)
         done += steps
     with torch.no_grad():
         after = unknowns.decode()
         _renew_contacts(evidence, after, config, stage=2)
     return Solution(before=before, after=after, evidence=evidence, trace=trace)
+
+
+def _shifted(report: Report, done: int, total: int) -> Report:
+    """A report that takes steps of one stage and passes on the fraction of the whole solve."""
+    return lambda step, text: report((done + step) / total, text)
 
 
 def _descend(
@@ -88,7 +89,7 @@ def _descend(
             first = {name: float(value.detach()) for name, value in values.items()}
         if step % config.trace_every == 0 or step == steps - 1:
             trace.append(_entry(stage, step, loss, values))
-            report(step, f"stage {stage}, step {step}, loss {float(loss):.4f}")
+            report(step, f"stage {stage}, step {step}, loss {float(loss.detach()):.4f}")
         loss.backward()
         optimiser.step()
         schedule.step()
