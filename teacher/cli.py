@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = build_parser(verb).parse_args(arguments)
         if args.verb in NOT_BUILT:
             return 2
-        return importlib.import_module(f"teacher.commands.{args.verb}").run(args)
+        code = importlib.import_module(f"teacher.commands.{args.verb}").run(args)
+        sys.stdout.flush()
+        return code
     except SystemExit as stop:  # argparse: 0 after --help, 2 after a wrong word
         return int(stop.code or 0)
     except FootfallError as error:
@@ -68,6 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("footfall: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `footfall status DIR | head`: nobody reads on, which is no mistake
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
+        return 0
 
 
 if __name__ == "__main__":
