@@ -82,8 +82,10 @@ def _draw(spec: ClipSpec, joints: Array, distance: float, rng: np.random.Generat
     noise = smooth_noise(rng, times, period=0.9, channels=6)
     sway_m, sway_rad = 0.012, np.radians(0.45)
     if spec.camera in ("walk", "shake"):
-        drift = rng.choice([-1.0, 1.0]) * rng.uniform(0.10, 0.2) * (times - times[-1] / 2)
-        eye = centre + distance * _around(azimuth + drift)
+        # Of the two ways around the people, the one on which the camera goes further: structure from motion needs it.
+        drift = rng.uniform(0.2, 0.32) * (times - times[-1] / 2)
+        ways = [centre + distance * _around(azimuth + sign * drift) for sign in (-1, 1)]
+        eye = max(ways, key=_length)
         eye[:, 2] = height + 0.018 * np.sin(2 * np.pi * 1.9 * times + rng.uniform(0, 6))
         if spec.camera == "shake":
             quick = smooth_noise(rng, times, period=0.22, channels=6)
@@ -97,6 +99,10 @@ def _draw(spec: ClipSpec, joints: Array, distance: float, rng: np.random.Generat
             eye += 0.25 * normalise((aim - eye) * [1, 1, 0])
     rotation = _look(eye, aim) @ Rotation.from_rotvec(sway_rad * noise[:, :3]).as_matrix()
     return make_rigid(rotation, eye + sway_m * noise[:, 3:])
+
+
+def _length(path: Array) -> float:
+    return float(np.linalg.norm(np.diff(path, axis=0), axis=-1).sum())
 
 
 def _around(azimuth: Array) -> Array:

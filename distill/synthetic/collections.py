@@ -70,6 +70,6 @@ def varied_clip(index: int, seed: int) -> ClipSpec:
         speed=float(np.round(rng.uniform(0.8, 1.8), 2)) if people == 1 else 0.0,
         camera=pick(("walk", "shake", "pan", "static"), [0.45, 0.25, 0.15, 0.15]),
         ground=GROUNDS[rng.integers(len(GROUNDS))],
-        objects=int(rng.integers(3, 14)),
+        objects=int(rng.integers(6, 20)),
         image_noise=float(np.round(rng.uniform(0.002, 0.02), 4)),
     )

@@ -1,4 +1,4 @@
-"""The static scene: ground, walls with posters, boxes, benches, steps; never where people or cameras pass."""
+"""The static scene: ground, walls with posters, boxes, benches, steps, pillars; never where people or cameras pass."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _add_object(builder: _Builder, foot: Array, radius: float) -> None:
     rng = builder.rng
     yaw, tint = rng.uniform(-np.pi, np.pi), _tint(rng) * rng.uniform(0.7, 1.1, 3)
     material = str(rng.choice(["planks", "concrete", "brick", "plaster"]))
-    kind = rng.choice(["box", "bench", "wall", "steps"])
+    kind = rng.choice(["box", "bench", "wall", "steps", "pillar", "crates"])
     wide = 1.6 * radius
     front = np.array([-np.sin(yaw), np.cos(yaw), 0])
     side = np.array([np.cos(yaw), np.sin(yaw), 0])
@@ -192,6 +192,13 @@ def _add_object(builder: _Builder, foot: Array, radius: float) -> None:
         builder.box(foot, np.array([1.2 * radius, 1.2 * radius, rng.uniform(0.4, 1.5)]), yaw, material, tint)
     elif kind == "wall":
         builder.box(foot, np.array([1.8 * radius, 0.25, rng.uniform(0.5, 1.2)]), yaw, material, tint)
+    elif kind == "pillar":
+        builder.box(foot, np.array([0.35, 0.35, rng.uniform(1.8, 3.2)]), yaw, material, tint)
+    elif kind == "crates":
+        for level, side_m in enumerate((0.9, 0.6)):
+            at = foot + np.array([0, 0, 0.5 * radius * level])
+            crate = np.array([side_m, 0.8 * side_m, 0.5]) * radius
+            builder.box(at, crate, yaw + 0.4 * level, material, tint * rng.uniform(0.7, 1.1, 3))
     elif kind == "steps":
         for step in range(3):
             depth = 0.9 - 0.3 * step

@@ -47,8 +47,8 @@ class ClipSpec:
     """Focal length, pixels; 0 draws one between 0.75 and 1.05 image widths."""
     ground: Ground = "paving"
     """Surface of the ground."""
-    objects: int = 8
-    """Boxes, benches, low walls and steps that stand around, beside four long walls."""
+    objects: int = 14
+    """Boxes, crates, pillars, benches, low walls and steps that stand around, beside four long walls."""
     image_noise: float = 0.008
     """Standard deviation of the noise of each pixel and channel; the image is in [0, 1]."""
     exposure: float = 0.04
