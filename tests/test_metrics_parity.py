@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from metrics_parity import compute
 
 from distill.metrics import DegenerateError
+from tests.metrics_parity import compute
 
 PARITY = Path(__file__).resolve().parent.parent.parent / "shared" / "parity" / "metrics"
 SMALL = Path(__file__).parent / "data" / "metrics_parity.npz"

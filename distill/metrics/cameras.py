@@ -48,7 +48,7 @@ def world_to_camera_columns(world_from_cam: ArrayLike) -> Array:
     Rotation errors enter it, so that it is not the error of camera centres.
     """
     poses = np.asarray(world_from_cam, dtype=np.float64)
-    return np.linalg.inv(np.linalg.inv(poses[0]) @ poses)
+    return np.asarray(np.linalg.inv(np.linalg.inv(poses[0]) @ poses), dtype=np.float64)
 
 
 def ate(

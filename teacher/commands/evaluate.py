@@ -1,0 +1,72 @@
+"""`footfall evaluate CHECKPOINT_OR_LABELS --data D --out report.json [key=value ...]`: score against truth."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `footfall evaluate`."""
+    parser.add_argument(
+        "predictions", metavar="CHECKPOINT_OR_LABELS",
+        help="folder of footfall label or run, a folder of results, a single result, or a checkpoint",
+    )  # fmt: skip
+    parser.add_argument("--data", required=True, type=Path, help="collection with truth, or its manifest.jsonl")
+    parser.add_argument("--out", required=True, type=Path, help="report.json; a Markdown table is written beside it")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, write the report, print the table."""
+    from distill.config import load_config
+    from distill.errors import FootfallError
+    from distill.evaluate import EvaluateConfig, evaluate, markdown_table, write_report
+
+    if args.out.suffix != ".json":
+        raise FootfallError(f"--out {args.out}", got="another ending", expected="a .json file", do="name it so")
+    config = load_config(EvaluateConfig, None, args.overrides)
+    predictions = Path(args.predictions)
+    if _is_checkpoint(predictions):
+        predictions = _stream_all(args.predictions, args.data, args.out.with_suffix(""))
+    report = evaluate(predictions, args.data, config, provenance=_provenance(args.predictions))
+    markdown = write_report(args.out, report)
+    print(markdown_table(report))
+    print(f"written to {args.out} and {markdown}")
+    return 0
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file() or (folder / "export.json").is_file()
+
+
+def _stream_all(checkpoint: str, data: Path, out: Path) -> Path:
+    """Stream every clip of the data through the checkpoint into `out/ID`, skipping none."""
+    from distill.evaluate import find_truths
+    from teacher.run_video import RunConfig, run_video
+
+    for clip_id, truth in find_truths(data).items():
+        summary = run_video(truth.parent / "video.mp4", checkpoint, out / clip_id, RunConfig())
+        print(f"{clip_id}: {summary['frames']} frames streamed")
+    return out
+
+
+def _provenance(predictions: str) -> dict[str, Any]:
+    """What produced the numbers."""
+    import platform
+
+    import numpy
+    import scipy
+    import torch
+
+    from teacher.workspace import code_commit
+
+    return {
+        "evaluated": predictions,
+        "commit": code_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "scipy": scipy.__version__,
+    }
