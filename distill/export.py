@@ -6,7 +6,7 @@
     parity.json            largest difference from eager execution, per output
     latency.json           milliseconds per graph, with hardware and versions
 
-Two graphs, so that a stream encodes each frame once. Image size is fixed, the number of people is not.
+Two graphs, so that a stream encodes each frame once. Image size is fixed; the numbers of pairs and people are not.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ EXPORT_FORMAT: Final = "footfall-export/1"
 FORMATS: Final = ("pt2", "onnx")
 PAIR_INPUTS: Final = ("features_a", "features_b", "K", "boxes", "valid")
 PAIR_OUTPUTS: Final = tuple(f.name for f in fields(PairPrediction) if f.name not in ("points_a", "conf_a"))
+MAX_PAIRS: Final = 64
+"""Upper end of a dynamic dimension of the exported pair graph."""
 MAX_PEOPLE: Final = 64
-"""Upper end of the dynamic dimension in the exported pair graph."""
+"""Upper end of a dynamic dimension of the exported pair graph."""
 
 PARITY_TOLERANCE: Final = 1e-4
 """Largest accepted |exported - eager| / max(1, |eager|) in float32."""
@@ -114,7 +116,7 @@ class ExportedStudent:
         return Tokens(features=self.encoder(images), grid=self.grid, size=self.size)
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
-        """See `Student.pair`; one pair at a time."""
+        """See `Student.pair`."""
         outputs = self.pair_graph(a.features, b.features, people.K, people.boxes, people.valid)
         return PairPrediction(**dict(zip(PAIR_OUTPUTS, outputs, strict=True)))
 
@@ -150,7 +152,8 @@ def export_student(
         write = _write_pt2 if file_format == "pt2" else _write_onnx
         (folder / "export.json").unlink(missing_ok=True)  # a half-written export must not look whole
         write(_without_unused(encoder, (images[:1],)), (images[:1],), folder / f"encoder.{file_format}", people=False)
-        write(_without_unused(pair, inputs), inputs, folder / f"pair.{file_format}", people=True)
+        two_pairs = tuple(torch.cat((x, x)) for x in inputs)  # a dimension of 1 would be taken for fixed
+        write(_without_unused(pair, inputs), two_pairs, folder / f"pair.{file_format}", people=True)
         runners = {name: _open_graph(folder / f"{name}.{file_format}") for name in ("encoder", "pair")}
         differences = dict(_differences(encoder, pair, runners, images, inputs))
         latency = {
@@ -292,11 +295,11 @@ def _write_onnx(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, pe
 
 
 def _dynamic_shapes(people: bool) -> tuple[dict[int, Any] | None, ...]:
-    """Only the number of people in boxes and valid is dynamic."""
+    """The pair graph takes any number of pairs and of people; the encoder one image."""
     if not people:
         return (None,)
-    count = torch.export.Dim("people", max=MAX_PEOPLE)
-    return (None, None, None, {1: count}, {1: count})
+    pairs, count = torch.export.Dim("pairs", max=MAX_PAIRS), torch.export.Dim("people", max=MAX_PEOPLE)
+    return ({0: pairs}, {0: pairs}, {0: pairs}, {0: pairs, 1: count}, {0: pairs, 1: count})
 
 
 def _open_graph(path: Path) -> Run:
@@ -324,13 +327,14 @@ def _open_graph(path: Path) -> Run:
 def _differences(
     encoder: nn.Module, pair: nn.Module, runners: dict[str, Run], images: Tensor, inputs: tuple[Tensor, ...]
 ) -> Iterator[tuple[str, float]]:
-    """Per output, the largest difference from eager execution; the pair also with one person and with three."""
+    """Per output, the largest difference from eager execution, over several numbers of pairs and people."""
     yield "features", _difference(encoder(images[:1]), runners["encoder"](images[:1]))
     worst = dict.fromkeys(PAIR_OUTPUTS, 0.0)
-    for count in (1, inputs[3].shape[1], 3):
+    for pairs, count in ((1, 1), (1, inputs[3].shape[1]), (3, 5)):
         rows = torch.arange(count) % inputs[3].shape[1]
-        counted = (*inputs[:3], inputs[3][:, rows], inputs[4][:, rows])
-        for name, eager, exported in zip(PAIR_OUTPUTS, pair(*counted), runners["pair"](*counted), strict=True):
+        chosen = (*inputs[:3], inputs[3][:, rows], inputs[4][:, rows])
+        repeated = tuple(torch.cat([x] * pairs) for x in chosen)
+        for name, eager, exported in zip(PAIR_OUTPUTS, pair(*repeated), runners["pair"](*repeated), strict=True):
             worst[name] = max(worst[name], _difference(eager, exported))
     yield from worst.items()
 

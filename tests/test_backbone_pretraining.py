@@ -11,12 +11,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from student_support import one_thread  # noqa: F401 (a fixture)
 
 from distill.config import load_config
 from distill.models.mast3r import Mast3r, initialise
 from distill.models.registry import TINY
 from distill.pointmap_task import PointmapTask, stacked
+from tests.student_support import one_thread  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
 

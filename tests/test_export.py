@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from student_support import SIZE, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
 
 from distill.errors import FootfallError
 from distill.export import (
@@ -23,10 +22,10 @@ from distill.export import (
     record_parity,
 )
 from distill.files import read_json, write_json
-from distill.models.prediction import Prompts
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
 from teacher.commands import export
+from tests.student_support import SIZE, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +51,25 @@ def exported(folder: Path) -> ExportedStudent:
     return load_exported(folder)
 
 
-def _agree(student: Student, exported: ExportedStudent, images: torch.Tensor, people: Prompts, atol: float) -> None:
+def _agree(student: Student, exported: ExportedStudent, *, pairs: int, people: int) -> None:
+    """On new images: one encoded alone as a stream does, then any number of pairs and people."""
+    images, prompts = torch.rand(pairs + 1, 3, 64, 96), make_prompts(people, batch=pairs, seed=people)
     with torch.no_grad():
-        eager = student.pair(student.encode(images[:1]), student.encode(images[1:]), people)
-        graph = exported.pair(exported.encode(images[:1]), exported.encode(images[1:]), people)
+        tokens = student.encode(images)
+        alone = exported.encode(images[:1])
+        torch.testing.assert_close(alone.features, tokens.features[:1], rtol=1e-4, atol=1e-4)
+        eager = student.pair(tokens[:-1], tokens[1:], prompts)
+        graph = exported.pair(tokens[:-1], tokens[1:], prompts)
     for name in PAIR_OUTPUTS:
-        torch.testing.assert_close(getattr(graph, name), getattr(eager, name), rtol=1e-4, atol=atol)
+        torch.testing.assert_close(getattr(graph, name), getattr(eager, name), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("people", [1, 2, 5])
-def test_graphs_agree_on_new_images_for_any_number_of_people(
-    student: Student, exported: ExportedStudent, people: int
+@pytest.mark.parametrize(("pairs", "people"), [(1, 1), (1, 3), (4, 1), (2, 5)])
+def test_graphs_agree_for_any_number_of_pairs_and_people(
+    student: Student, exported: ExportedStudent, pairs: int, people: int
 ) -> None:
     assert exported.network_size((1920, 1080)) == SIZE and exported.num_betas == 10
-    _agree(student, exported, torch.rand(2, 3, 64, 96), make_prompts(people, size=SIZE, seed=people), 1e-5)
+    _agree(student, exported, pairs=pairs, people=people)
 
 
 def test_records_name_what_was_measured(folder: Path) -> None:
@@ -102,7 +106,7 @@ def test_onnx_agrees_too(student: Student, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     images, people = example_input(SIZE)
     export_student(student, tmp_path, file_format="onnx", images=images, people=people, runs=2)
-    _agree(student, load_exported(tmp_path), torch.rand(2, 3, 64, 96), make_prompts(3, size=SIZE), 1e-5)
+    _agree(student, load_exported(tmp_path), pairs=3, people=3)
 
 
 @pytest.mark.parametrize("difference", [1e-3, float("nan"), float("inf")])

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOLERANCES
 from safetensors.torch import load_file, save_file
-from student_support import make_batch, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
 from torch import Tensor
 
 from distill.body import BodyModel
@@ -25,6 +23,8 @@ from distill.models.student import Student, StudentConfig
 from distill.models.trajectory_head import LOG_VAR_FLOOR, log_var_from_raw
 from distill.models.trunk import HeadConfig, sample_boxes
 from distill.task import LossConfig, StudentTask
+from tests.conftest import TOLERANCES
+from tests.student_support import make_batch, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
 
 SMALL = StudentConfig(head=HeadConfig(width=48, layers=2, attention_heads=2))
 

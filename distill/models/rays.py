@@ -33,7 +33,7 @@ def token_rays(K: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tenso
     rows = (torch.arange(grid[0], device=K.device, dtype=K.dtype) + 0.5) * (size[1] / grid[0])
     columns = (torch.arange(grid[1], device=K.device, dtype=K.dtype) + 0.5) * (size[0] / grid[1])
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    return rays_of_pixels(torch.stack((x, y), dim=-1).flatten(0, 1).expand(len(K), -1, -1), K)
+    return rays_of_pixels(torch.stack((x, y), dim=-1).flatten(0, 1).expand(K.shape[0], -1, -1), K)
 
 
 def encode_rays(rays: Tensor) -> Tensor:

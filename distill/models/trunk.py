@@ -126,7 +126,7 @@ class Trunk(nn.Module):
             rays = self.embed_ray(encode_rays(token_rays(people.K[:, view], frame.grid, frame.size)).to(embedded.dtype))
             memory.append(embedded + rays + self.view[view])
             queries.append(self._person_tokens(embedded, frame, people, view))
-        batch = len(people.valid)
+        batch = people.valid.shape[0]  # not len(): export would take it for a constant
         valid = people.valid
         person = torch.stack(queries, dim=2)  # [B, P, 2, width]
         # Each person's token hears from the same person in the other frame, if seen there.
