@@ -52,6 +52,9 @@ class FitConfig:
     """Of a keypoint in the image, in statures of the person there: what landmark and body model disagree by."""
     bone_sd: float = 0.25
     """Of the direction of a bone in the 3D landmarks, radians."""
+    shape_per_frame: float = 0.5
+    """Weight of the shape prior for each frame: keypoint errors are alike in all frames of a clip (the landmark
+    network and the body model differ in their idea of a hip), so that more frames must not outvote the prior."""
     move_acceleration: float = 4.0
     """Usual acceleration of the root, m/s^2."""
     turn_acceleration: float = 15.0
@@ -171,6 +174,7 @@ class BodyFit:
     def __init__(self, pieces: KeypointPieces, observed: Observed, config: FitConfig) -> None:
         self.pieces, self.observed, self.config = pieces, observed, config
         self._robust = _ROBUST_STAGES[0]
+        self._shape_weight = max(1.0, config.shape_per_frame * len(observed.seconds))
         first, second = torch.tensor(BONES).T
         self._first, self._second = first, second
         gap = observed.seconds.diff()
@@ -227,12 +231,12 @@ class BodyFit:
                 )
                 normal.add((scale * residual).flatten(1), by_move.flatten(1, 2), by_shape.flatten(1, 2))
         prior, by_joints = prior_residuals(pose.body_rot)
-        total += 0.5 * float(prior.square().sum()) + 0.5 * float(pose.betas.square().sum())
+        total += 0.5 * float(prior.square().sum()) + 0.5 * self._shape_weight * float(pose.betas.square().sum())
         if normal is not None:
             padded = torch.nn.functional.pad(by_joints, (6, 0))
             normal.add(prior, padded)
-            normal.corner += torch.eye(len(pose.betas), dtype=torch.float64)
-            normal.gradient_shape += pose.betas
+            normal.corner += self._shape_weight * torch.eye(len(pose.betas), dtype=torch.float64)
+            normal.gradient_shape += self._shape_weight * pose.betas
         if len(self._tied):
             residual, by_three = self._accelerations(pose)
             scale, value = self._weigh(residual)
