@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from distill.errors import FootfallError
@@ -31,6 +33,8 @@ VERBS: Final = {
 }
 """The whole command surface; tests hold it."""
 
+_SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*=")
+
 NOT_BUILT: Final = ("view", "convert", "push", "pull", "bench")
 """Verbs that are planned and say so."""
 
@@ -48,6 +52,12 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take settings (`optimise.steps=200`) out of the words, wherever they stand: (other words, settings)."""
+    overrides = [word for word in arguments if _SETTING.match(word) and not Path(word).exists()]
+    return [word for word in arguments if word not in overrides], overrides
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -57,9 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"footfall: {verb} is not built yet; footfall --help lists what is", file=sys.stderr)
         return 2
     try:
-        args = build_parser(verb).parse_args(arguments)
-        if args.verb in NOT_BUILT:
-            return 2
+        parser = build_parser(verb)
+        words, overrides = split_overrides(arguments)
+        args = parser.parse_args(words)
+        if overrides and not hasattr(args, "overrides"):
+            parser.error(f"{args.verb} takes no settings, got {overrides[0]}")
+        args.overrides = overrides
         code = importlib.import_module(f"teacher.commands.{args.verb}").run(args)
         sys.stdout.flush()
         return code

@@ -15,6 +15,7 @@ import contextlib
 import multiprocessing as mp
 import os
 import queue
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from typing import Any
 
 from distill.config import load_config, save_config
 from distill.errors import FootfallError, require
+from distill.files import write_text
 from teacher.manifest import fingerprint, read_inputs
 from teacher.progress import Progress
 from teacher.workspace import ClipFolder, ClipSource
@@ -138,7 +140,7 @@ def _run_all(clips: list[ClipFolder], settings: Any) -> dict[str, str]:
     with context.Manager() as manager:
         messages = manager.Queue()
         workers = min(settings.workers, len(clips))
-        with ProcessPoolExecutor(workers, context, _init_worker, (messages, workers)) as pool:
+        with ProcessPoolExecutor(workers, context, _init_worker, (messages,)) as pool:
             futures = {clip.id: pool.submit(_run_in_worker, clip.root, settings) for clip in clips}
             _follow(futures, messages, progress, ended)
     return failed
@@ -160,12 +162,9 @@ _messages: Any = None
 """The queue of this worker process, set once by `_init_worker`."""
 
 
-def _init_worker(messages: Any, workers: int) -> None:
-    import torch
-
+def _init_worker(messages: Any) -> None:
     global _messages
     _messages = messages
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 def _run_in_worker(root: Path, settings: Any) -> str:
@@ -173,15 +172,24 @@ def _run_in_worker(root: Path, settings: Any) -> str:
 
 
 def _run_one(root: Path, settings: Any, update: Any) -> str:
-    """Run one clip; returns the reason if it failed, else ""."""
+    """Run one clip; returns the reason if it failed, else "". A fault of ours costs this clip only."""
+    import torch
+
     from teacher.stages import StageFailedError, run_clip
 
     clip = ClipFolder(root)
-    with clip.lock() as mine:
-        if not mine:
-            return "another process is working on it"
-        try:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the teacher's tensors are small: more threads wait for each other
+    try:
+        with clip.lock() as mine:
+            if not mine:
+                return "another process is working on it"
             run_clip(clip, settings, lambda fraction, text: update(clip.id, fraction, text))
-        except StageFailedError as failure:
-            return f"{failure.stage}: {failure.reason}"
+    except StageFailedError as failure:
+        return f"{failure.stage}: {failure.reason}"
+    except Exception as error:
+        write_text(clip.root / "error.txt", traceback.format_exc())
+        return f"internal error: {type(error).__name__}: {error} (see {clip.root / 'error.txt'})"
+    finally:
+        torch.set_num_threads(threads)
     return ""

@@ -9,11 +9,10 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `footfall label`."""
-    parser.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="videos, folders, .csv or .jsonl manifests, key=value"
-    )
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="videos, folders, .csv or .jsonl manifests")
     parser.add_argument("--out", required=True, type=Path, help="folder for clips, shards and manifest.json")
     parser.add_argument("--config", type=Path, help="YAML file; defaults are complete without one")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,9 +21,7 @@ def run(args: argparse.Namespace) -> int:
     from teacher.status import clip_status, print_status
     from teacher.workspace import ClipFolder
 
-    overrides = [item for item in args.inputs if "=" in item and not Path(item).exists()]
-    inputs = [item for item in args.inputs if item not in overrides]
-    report = label(inputs, args.out, config=args.config, overrides=overrides)
+    report = label(args.inputs, args.out, config=args.config, overrides=args.overrides)
     print_status([clip_status(ClipFolder(args.out / "clips" / clip)) for clip in report.clips])
     totals = report.manifest["totals"]
     packed = f"{totals['clips']} of {len(report.clips)} clips"
