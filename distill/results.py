@@ -183,9 +183,10 @@ def load_result(folder: Path) -> Result:
         FootfallError: missing, truncated or of another format.
     """
     meta = read_json(folder / "meta.json")
-    if meta.get("format") != RESULT_FORMAT:
+    found = meta.get("format") if isinstance(meta, dict) else None
+    if found != RESULT_FORMAT:
         raise FootfallError(
-            str(folder / "meta.json"), got=f"format {meta.get('format')!r}", expected=RESULT_FORMAT,
+            str(folder / "meta.json"), got=f"format {found!r}", expected=RESULT_FORMAT,
             do="convert it, or read it with the release that wrote it",
         )  # fmt: skip
     cam, _ = load_arrays(folder / "cameras.npz")

@@ -16,7 +16,7 @@ SURFACE = {
     "demo": {"--video", "--out"},
     "label": {"inputs", "--out", "--config"},
     "status": {"folder"},
-    "evaluate": {"what", "--data", "--out", "--ablation", "overrides"},
+    "evaluate": {"predictions", "--data", "--out", "overrides"},
     "export": {"checkpoint", "--format", "--out", "overrides"},
     "run": {"video", "--checkpoint", "--out", "overrides"},
     "doctor": set[str](),

@@ -51,7 +51,7 @@ def interpolate_missing(transforms: Tensor, valid: Tensor) -> Tensor:
     before = (torch.searchsorted(known, frame, right=True) - 1).clamp(min=0)
     lower, upper = known[before], known[after]
     span = (upper - lower).clamp(min=1)
-    weight = ((frame - lower).clamp(min=0) / span).clamp(0, 1).to(transforms)
+    weight = ((frame - lower).clamp(min=0).to(transforms) / span).clamp(0, 1)
     return interpolate(transforms[lower], transforms[upper], weight)
 
 
