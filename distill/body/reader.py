@@ -22,7 +22,7 @@ def load_body_model(spec: str = "anny") -> BodyModel:
     """A body model by name.
 
     Args:
-        spec: "anny" (shipped), "smpl:FILE" (npz or pkl) or "smplx:FILE" (npz, through the package smplx).
+        spec: "anny" (shipped), "smpl:FILE" (npz or pkl) or "smplx:FILE" (npz).
 
     Raises:
         FootfallError: an unknown name, a missing file, or a file that is no body.
