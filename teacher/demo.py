@@ -137,9 +137,10 @@ def _steps(out: Path, train: Path, test: Path, *, has_truth: bool) -> list[Step]
             done=streams / row["id"] / "meta.json",
         ))  # fmt: skip
     if has_truth:
-        for name, folder in (("teacher", labels), ("teacher-held-out", held), ("student-held-out", streams)):
+        scored = (("teacher", labels, train), ("teacher-held-out", held, test), ("student-held-out", streams, test))
+        for name, folder, manifest in scored:
             report = reports / f"{name}.json"
-            command = [*footfall, "evaluate", str(folder), "--data", str(out / "clips"), "--out", str(report)]
+            command = [*footfall, "evaluate", str(folder), "--data", str(manifest), "--out", str(report)]
             steps.append(Step(name=f"evaluate {name}", command=command, done=report))
     return steps
 
