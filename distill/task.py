@@ -59,19 +59,29 @@ class LossConfig:
     """Weight of each term (`losses`); 0 leaves it out."""
 
     camera_rotation: float = 2.0
+    """Rotation of the camera between the two frames, radians."""
     camera_translation: float = 1.0
+    """Translation of the camera between the two frames, metres."""
     root_orientation: float = 1.0
+    """Orientation of the pelvis in the camera, radians."""
     root_direction: float = 5.0
+    """Ray from the camera to the pelvis, radians."""
     root_log_depth: float = 2.0
+    """Depth of the pelvis, relative."""
     body_pose: float = 1.0
-    """Joint rotations relative to the parent."""
+    """Joint rotations relative to the parent, radians."""
     joints_3d: float = 5.0
+    """Joints relative to the pelvis, metres."""
     joints_2d: float = 1.0
+    """Joints in the image, in heights of the person's box."""
     betas: float = 0.02
+    """Shape parameters."""
     motion_rotation: float = 1.0
-    """Of the body frame between the two frames."""
+    """Of the body frame between the two frames, radians."""
     motion_translation: float = 1.0
+    """Of the body frame between the two frames, metres."""
     contact: float = 0.2
+    """Contact of each site, nats."""
     camera_nll: float = 0.02
     """Uncertainty of the camera's motion."""
     motion_nll: float = 0.02

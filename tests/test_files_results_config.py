@@ -1,6 +1,7 @@
 """Files that are whole or not there, results that read back as written, configs that are strict."""
 
-import json
+import importlib
+import importlib.util
 import pickle
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from distill.config import config_hash, config_to_dict, load_config, save_config
 from distill.errors import FootfallError, is_installed, require
 from distill.geometry.rotations import matrix_from_rotvec
 from distill.results import Cameras, Motion, Result, load_result, read_ply, save_result, write_ply
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # Files
 
@@ -372,8 +375,6 @@ def test_config_hash_changes_with_every_value_and_only_then() -> None:
 
 @pytest.mark.parametrize("schema", ["teacher.config:LabelConfig", "distill.train_config:TrainConfig"])
 def test_the_real_configs_save_and_load(schema: str, tmp_path: Path) -> None:
-    import importlib
-
     module, name = schema.split(":")
     config = getattr(importlib.import_module(module), name)()
     save_config(tmp_path / "c.yaml", config)
@@ -384,5 +385,18 @@ def test_the_real_configs_save_and_load(schema: str, tmp_path: Path) -> None:
 def test_student_recipes_load(name: str) -> None:
     from distill.train_config import TrainConfig
 
-    path = Path(__file__).resolve().parent.parent / "configs" / "student" / f"{name}.yaml"
+    path = ROOT / "configs" / "student" / f"{name}.yaml"
     assert load_config(TrainConfig, path) != TrainConfig()
+
+
+def test_page_of_settings_is_current_and_complete() -> None:
+    """`docs/configuration.md` is what the code says now, and every field says what it means."""
+    path = ROOT / ".ci" / "configuration_page.py"
+    spec = importlib.util.spec_from_file_location("configuration_page", path)
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    made = page.make_page()
+    assert [line for line in made.splitlines() if line.endswith("|  |")] == []
+    assert page.PAGE.read_text(encoding="utf-8") == made, f"run: .venv/bin/python {path.relative_to(ROOT)}"

@@ -28,6 +28,7 @@ class HeadConfig:
     layers: int = 3
     """Transformer layers."""
     attention_heads: int = 4
+    """Attention heads per layer; they share `width`."""
     roi_cells: int = 7
     """Each box is sampled at roi_cells x roi_cells points."""
 
