@@ -57,7 +57,7 @@ class Recorder:
             confidence = 1.0 / (1.0 + (person.depth_sigma / 0.1) ** 2)
             row = (person.cam_from_body, person.body_rot, person.joints_cam, person.contact_prob)
             self._people.setdefault(person.id, {})[index] = (
-                *(tensor.numpy().astype(np.float32) for tensor in row), np.float32(confidence),
+                *(tensor.numpy().astype(np.float32) for tensor in row), np.array(confidence, np.float32),
             )  # fmt: skip
             self._betas[person.id] = person.betas.numpy()
             self._stature[person.id] = statures[person.id]

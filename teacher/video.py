@@ -99,7 +99,8 @@ def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
     decoder = Decoder(Path(source.path), fps=fps)
     wanted = _window(decoder.timestamps, source)
     lens: _Lens | None = None
-    timestamps, unreadable, size, source_size = [], 0, [0, 0], [0, 0]
+    timestamps: list[float] = []
+    unreadable, size, source_size = 0, [0, 0], [0, 0]
     for index, frame in decoder.frames(wanted):
         report((index - wanted.start) / len(wanted), f"frame {index}")
         if frame is None:

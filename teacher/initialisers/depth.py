@@ -76,7 +76,7 @@ def run(clip: ClipFolder, config: DepthConfig, report: Report) -> Outcome:
     sweep = _Sweep(reader=reader, cameras=cameras, size=size, K=K)
     keyframes = sorted({*range(0, len(reader), config.keyframe_step), len(reader) - 1})
     keyframes = [k for k in keyframes if cameras.registered[k]]
-    greys = {}
+    greys: dict[int, Array] = {}
     swept: dict[int, Array] = {}
     shares = []
     for position, key in enumerate(keyframes):
