@@ -56,12 +56,15 @@ class Decoder:
             return None
 
     def _frame(self, index: int) -> Array | None:
-        try:
-            return self._reader[index].asnumpy()
-        except Exception as error:  # decord raises its own classes, all without a common base but RuntimeError
-            if isinstance(error, RuntimeError):
-                return None
-            raise
+        import decord
+
+        for _ in range(2):
+            try:
+                return self._reader[index].asnumpy()
+            except (RuntimeError, decord.DECORDError):
+                # After damage a reader refuses every later frame; a new one goes on at the next keyframe.
+                self._reader = _open_video(self.path, self._size)
+        return None
 
 
 def _open_video(path: Path, size: tuple[int, int] | None) -> Any:
@@ -78,9 +81,7 @@ def _open_video(path: Path, size: tuple[int, int] | None) -> Any:
             raise RuntimeError("no frame")
         reader[0]
         return reader
-    except Exception as error:
-        if not isinstance(error, RuntimeError):
-            raise
+    except (RuntimeError, decord.DECORDError) as error:
         raise FootfallError(
             f"video {path}", got="a file that cannot be decoded (damaged, cut short, or no video)",
             expected="a video that plays from start to end", do="check that it plays; copy or re-encode it",
