@@ -12,6 +12,7 @@ from teacher.initialisers.people import PeopleConfig
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.quality import QualityConfig
 from teacher.pack import PackConfig
+from teacher.pictures import PicturesConfig
 from teacher.video import VideoConfig
 
 
@@ -29,6 +30,7 @@ class LabelConfig:
     contacts: ContactsConfig = field(default_factory=ContactsConfig)
     optimise: OptimiseConfig = field(default_factory=OptimiseConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
     pack: PackConfig = field(default_factory=PackConfig)
 
     def __post_init__(self) -> None:

@@ -36,7 +36,8 @@ def write_page(out: Path, page_path: Path, timings: list[Timing], *, test_ids: l
     pictures = out / "pictures"
     page.heading("Labels by the teacher")
     for clip in _solved(out / "labels"):
-        page.picture(_label_sheet(clip, pictures), f"{clip.id}: the solved bodies over the frames", base=out)
+        sheet_path = clip.stage_dir("pictures") / "overlay.jpg"
+        page.picture(sheet_path, f"{clip.id}: the solved bodies over the frames", base=out)
     page.heading("Held-out clip" if has_truth else "The clip, streamed")
     for clip_id in test_ids:
         _compare(page, out, clip_id, has_truth=has_truth)
@@ -55,20 +56,7 @@ def write_page(out: Path, page_path: Path, timings: list[Timing], *, test_ids: l
 
 def _solved(labels: Path) -> list[ClipFolder]:
     clips = [ClipFolder(labels / "clips" / row.id) for row in read_status(labels)]
-    return [clip for clip in clips if clip.is_done("joint")]
-
-
-def _label_sheet(clip: ClipFolder, pictures: Path) -> Path:
-    """Six frames with the teacher's bodies."""
-    result = load_result(clip.stage_dir("joint"))
-    body = load_body_model(result.motion.body_model)
-    picks = np.linspace(0, len(result.cameras.timestamps) - 1, 6).round().astype(int)
-    frames = [read_image(Frames.image_path(clip.stage_dir("frames"), int(k))) for k in picks]
-    tiles = [overlay(frame, result, int(k), body, label=f"frame {k}") for frame, k in zip(frames, picks, strict=True)]
-    path = pictures / f"{clip.id}-labels.jpg"
-    with atomic_path(path) as temporary:
-        sheet(tiles).save(temporary, quality=90)
-    return path
+    return [clip for clip in clips if clip.is_done("pictures")]
 
 
 def _compare(page: Page, out: Path, clip_id: str, *, has_truth: bool) -> None:

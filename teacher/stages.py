@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from distill.config import config_hash
 from distill.errors import FootfallError
-from teacher import video
+from teacher import pictures, video
 from teacher.config import LabelConfig
 from teacher.initialisers.registry import Outcome, Report, StageMissingError, get_initialiser
 from teacher.optimise import quality
@@ -51,6 +51,7 @@ STAGES: Final = (
         share=0.22,
     ),
     Stage(name="quality", field="quality", needs=("frames", "people", "joint"), runner=quality.run, share=0.01),
+    Stage(name="pictures", field="pictures", needs=("frames", "joint"), runner=pictures.run, share=0.05),
 )
 
 

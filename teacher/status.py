@@ -9,7 +9,7 @@ from distill.errors import FootfallError
 from distill.files import read_json
 from teacher.workspace import ClipFolder
 
-STAGE_NAMES = ("frames", "people", "cameras", "depth", "bodies", "contacts", "joint", "quality")
+STAGE_NAMES = ("frames", "people", "cameras", "depth", "bodies", "contacts", "joint", "quality", "pictures")
 
 
 @dataclass(kw_only=True)
