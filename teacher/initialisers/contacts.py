@@ -107,22 +107,25 @@ def find_contacts(
         FootfallError: `bodies` were made with another body model than the config names.
     """
     feet = pose_feet(bodies, cameras, config)
-    scale = 1.0
-    if not cameras.metric and cameras.kind == "sfm":
-        scale = find_scale(feet, timestamps, config)
+    scale = find_scale(feet, timestamps, config) if cameras.kind == "sfm" and not cameras.metric else 1.0
     speed = site_speeds(feet, scale, timestamps, config)
     height = (feet.from_camera @ feet.up) / feet.size[:, None]
     height = height - height.min(-1, keepdims=True)
-    stiller = speed[feet.present].min(-1)
-    # The stiller foot shows how noisy speeds are here.
-    still = max(config.still_speed, 1.5 * float(np.median(stiller))) if len(stiller) else config.still_speed
-    evidence = _log_ratio(speed, still, max(config.swing_speed, 2 * still))
+    still = _still_speeds(speed, feet.present, config)
+    evidence = _log_ratio(speed, still, np.maximum(config.swing_speed, 2 * still))
     evidence += _log_ratio(height, config.still_height, config.swing_height)
     evidence *= np.where(feet.present, bodies.confidence, 0)[..., None]
     prob = np.zeros((*feet.present.shape, len(CONTACT_SITES)), np.float32)
     prob[..., :FEET] = smooth_states(evidence, timestamps, config.changes_per_s)
     prob[~feet.present] = 0
     return prob, scale
+
+
+def _still_speeds(speed: Array, present: Array, config: ContactsConfig) -> Array:
+    """Speed [P, 1] of each person's standing sites: the stiller foot shows how noisy this person's speeds are."""
+    stiller = np.where(present, speed.min(-1), np.nan)
+    typical = [np.median(s[p]) if p.any() else 0.0 for s, p in zip(stiller.T, present.T, strict=True)]
+    return np.maximum(config.still_speed, 1.5 * np.array(typical))[:, None]
 
 
 def pose_feet(bodies: BodyInit, cameras: CameraInit, config: ContactsConfig) -> Feet:
@@ -199,21 +202,21 @@ def find_scale(feet: Feet, timestamps: Array, config: ContactsConfig) -> float:
     camera_speed = float(np.median(np.linalg.norm(velocities[1], axis=-1)))
     if camera_speed < 1e-9 or not feet.present.any():
         return 1.0
-    limit = 4 * config.still_speed
-
-    def cost(scale: float) -> float:
-        stiller = _speeds(velocities, scale, feet, config)[feet.present].min(-1)
-        return float(np.minimum(stiller, limit).mean())
-
     low, high = np.log(np.array(SCALE_SPEEDS) / camera_speed)
     for count in (160, 21):
         grid = np.linspace(low, high, count)
-        best = grid[np.argmin([cost(float(np.exp(value))) for value in grid])]
+        moving = [_motion_left(velocities, value, feet, config)[feet.present].mean() for value in np.exp(grid)]
+        best = grid[int(np.argmin(moving))]
         low, high = best - (grid[1] - grid[0]), best + (grid[1] - grid[0])
     return float(np.exp(best))
 
 
-def _log_ratio(value: Array, still: float, moving: float, limit: float = 6.0) -> Array:
+def _motion_left(velocities: tuple[Array, Array, Array], scale: float, feet: Feet, config: ContactsConfig) -> Array:
+    """Speed [T, P] of the stiller foot; beyond four standing speeds it is no foot that stands, and counts as that."""
+    return np.minimum(_speeds(velocities, scale, feet, config).min(-1), 4 * config.still_speed)
+
+
+def _log_ratio(value: Array, still: float | Array, moving: float | Array, limit: float = 6.0) -> Array:
     """Log likelihood ratio of two half-normal distributions, standing over not, bounded."""
     ratio = np.log(moving / still) - value**2 / 2 * (1 / still**2 - 1 / moving**2)
     return np.clip(ratio, -limit, limit)
