@@ -34,7 +34,8 @@ def row_of(out: Path, status: ClipStatus) -> list[str]:
     return [
         status.id, _text(frames.get("frames")), "x".join(map(str, frames.get("size", []))),
         f"{_text(people.get('found'))} / {_text(people.get('kept'))}", _text(cameras.get("kind")),
-        _text(cameras.get("registered")), _text(joint.get("focal_px", [None, None])[1]), _text(after.get("background_px")),
+        _text(cameras.get("registered")), _text(joint.get("focal_px", [None, None])[1]),
+        _text(after.get("background_px")),
         _pair(before, after, "keypoint_px"), _pair(before, after, "slip_mps"), floating(clip),
         ", ".join(f"{s:.2f}" for s in joint.get("stature_m", [])), why,
         " / ".join(f"{status.seconds.get(stage, 0):.0f}" for stage in STAGE_NAMES),

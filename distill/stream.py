@@ -171,7 +171,7 @@ class Stream:
         return value
 
     def _prepare(self, image: Array) -> Tensor:
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
         height_width = (self.network_size[1], self.network_size[0])
         return torch.nn.functional.interpolate(pixels, height_width, mode="bilinear", antialias=True).clamp(0, 1)
 

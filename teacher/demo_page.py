@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from PIL import Image
 
 from distill.body import load_body_model
 from distill.errors import require
@@ -76,8 +77,29 @@ def _compare(page: Page, out: Path, clip_id: str, *, has_truth: bool) -> None:
     seen_from_above = pictures / f"{clip_id}-above.png"
     plot_top_down(seen_from_above, results, reference=reference)
     page.picture(seen_from_above, f"seen from above, moved rigidly (no scale) onto the {reference}", base=out)
+    if teacher.is_done("frames"):
+        _summary(teacher, results, seen_from_above, pictures / f"{clip_id}-summary.jpg")
     page.text("Drag to turn, scroll to come nearer. Solid: " + ", dashed: ".join(results))
     page.raw(scene_html(scene_data(results, reference=reference), f"scene-{clip_id}"))
+
+
+def _summary(clip: ClipFolder, results: dict[str, Result], above: Path, path: Path) -> None:
+    """One picture of a clip for a README: frames with the teacher's bodies, and the paths from above."""
+    result = results.get("teacher", results["student"])
+    body = load_body_model(result.motion.body_model)
+    tiles = []
+    for index in np.linspace(0, len(result.cameras.timestamps) - 1, 4).round().astype(int):
+        frame = read_image(Frames.image_path(clip.stage_dir("frames"), int(index)))
+        tiles.append(overlay(frame, result, int(index), body))
+    frames = sheet(tiles, columns=2)
+    with Image.open(above) as image:
+        plot = image.convert("RGB")
+        plot = plot.resize((round(plot.width * frames.height / plot.height), frames.height), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (frames.width + plot.width + 8, frames.height), (255, 255, 255))
+    canvas.paste(frames, (0, 0))
+    canvas.paste(plot, (frames.width + 8, 0))
+    with atomic_path(path) as temporary:
+        canvas.save(temporary, quality=88)
 
 
 def _film(clip: ClipFolder, results: dict[str, Result], path: Path) -> Path:

@@ -133,7 +133,7 @@ def test_status_of_a_folder_that_is_none(tmp_path: Path, capfd: pytest.CaptureFi
 def test_checkpoint_of_another_schema(verb: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
-    write_json(checkpoint / "config.json", {"schema_version": 999})
+    write_json(checkpoint / "config.json", {"format": "footfall-student/999"})
     (checkpoint / "model.safetensors").write_bytes(b"")
     video = write_video(tmp_path / "v.mp4", 12)
     arguments = {
