@@ -19,6 +19,8 @@ optimiser inside `state/`.
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill.errors import FootfallError
-from distill.files import read_json, write_json
+from distill.files import read_json, write_json, write_text
 
 STATE_FORMAT: Final = "footfall-training/1"
 
@@ -92,11 +94,25 @@ def read_rng(path: Path) -> None:
 def put_in_place(new: Path, run: Path) -> None:
     """Make the folder `new` the run's `state/`; at every moment one complete state exists."""
     state, old = run / "state", run / "state.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if state.exists():
+    if state.exists():  # otherwise a run was killed between the two renames, and `old` is all there is
+        shutil.rmtree(old, ignore_errors=True)
         state.rename(old)
     new.rename(state)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def cut_log(path: Path, step: int) -> None:
+    """Drop the lines of a log.jsonl that come after `step`: they will be made again."""
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        write_text(path, "".join(line + "\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:  # the last line of a run that was killed while writing it
+        return math.inf
 
 
 def find_state(run: Path) -> Path | None:

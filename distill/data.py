@@ -105,12 +105,13 @@ def make_window(sample: Sample, frames: list[int], network_size: tuple[int, int]
         torch.from_numpy(arrays["world_from_cam_quat"][frames]),
         torch.from_numpy(arrays["world_from_cam_trans"][frames]),
     )
-    weight = take("frame_weight").amin(1)
+    valid = take("present")
+    weight = take("frame_weight").masked_fill(~valid, torch.inf).amin(1)  # labels count where a person is seen
     return {
         "images": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255,
         "K": K.expand(len(frames), 3, 3).clone(),
         "boxes": take("box_xyxy") * scale,
-        "valid": take("present"),
+        "valid": valid,
         "cam_from_body": from_quat_trans(take("cam_from_body_quat"), take("cam_from_body_trans")),
         "body_rot": matrix_from_quat(take("body_quat")),
         "betas": torch.from_numpy(arrays["betas"][people]),
@@ -182,7 +183,11 @@ def _colour(images: Tensor, strength: float, rng: random.Random) -> Tensor:
 
 
 class Windows(torch.utils.data.IterableDataset[Window]):
-    """Windows of the samples of a reader; augmented when `training`."""
+    """Windows of the samples of a reader; augmented when `training`.
+
+    Left out are windows without a person or with a camera that was filled in rather than measured, and, counted
+    as damaged, what is left of a sample whose pictures cannot be decoded or that is shorter than a window.
+    """
 
     def __init__(
         self, reader: ShardReader, config: DataConfig, network_size: Any, *, seed: int, training: bool
@@ -194,13 +199,20 @@ class Windows(torch.utils.data.IterableDataset[Window]):
 
     def __iter__(self) -> Iterator[Window]:
         for sample in self.reader:
-            rng = random.Random(f"{self.seed}/{self.reader.epoch if self.training else 0}/{sample.key}")
-            for _ in range(self.config.windows_per_sample):
-                frames = choose_frames(len(sample.arrays["timestamps"]), self.config, rng)
-                size = (int(sample.meta["size"][0]), int(sample.meta["size"][1]))
-                window = make_window(sample, frames, self.network_size(size), self.config.max_people)
-                if window["valid"].any():
-                    yield augment(window, self.config, rng) if self.training else window
+            try:
+                yield from self._of_sample(sample)
+            except (OSError, ValueError) as error:
+                self.reader.skip(error)
+
+    def _of_sample(self, sample: Sample) -> Iterator[Window]:
+        rng = random.Random(f"{self.seed}/{self.reader.epoch if self.training else 0}/{sample.key}")
+        network_size = self.network_size((int(sample.meta["size"][0]), int(sample.meta["size"][1])))
+        for _ in range(self.config.windows_per_sample):
+            frames = choose_frames(len(sample.arrays["timestamps"]), self.config, rng)
+            if not sample.arrays["camera_valid"][frames].all() or not sample.arrays["present"][frames].any():
+                continue
+            window = make_window(sample, frames, network_size, self.config.max_people)
+            yield augment(window, self.config, rng) if self.training else window
 
 
 PERSON_FIELDS: Final = (

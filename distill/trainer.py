@@ -121,6 +121,8 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.data = self._windows(shards.urls, training=True)
         self.held_out = self._windows(held_out.urls, training=False) if held_out else None
+        if self.held_out is not None and next(iter(self._loader(self.held_out)), None) is None:
+            raise _too_few("held_out_shards", config)
         if state is not None:
             self._restore(state)
 
@@ -128,6 +130,9 @@ class Trainer:
         plugin = self.accelerator.state.deepspeed_plugin
         if plugin is not None:  # it cannot see our loader
             plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = self.config.data.batch_size
+            plugin.deepspeed_config["gradient_accumulation_steps"] = self.config.optim.accumulate
+            plugin.deepspeed_config["gradient_clipping"] = self.config.optim.clip_norm
+            self.accelerator.gradient_accumulation_steps = self.config.optim.accumulate
         task = StudentTask(self.student, self.config.loss).to(self.accelerator.device)
         self.average.weights = {k: v.to(self.accelerator.device) for k, v in self.average.weights.items()}
         self.task, self.optimiser = self.accelerator.prepare(task, self.optimiser)
@@ -191,17 +196,14 @@ class Trainer:
                     self.position.batch = index + 1
                     yield batch
             if self.position.batch == 0:
-                raise FootfallError(
-                    f"data.shards={self.config.data.shards}", got="fewer windows than one batch per process",
-                    expected=f"at least {self.config.data.batch_size}",
-                    do="label more clips, lower data.batch_size, or use fewer processes",
-                )  # fmt: skip
+                raise _too_few("shards", self.config)
             self.position = Position(epoch=self.position.epoch + 1)
 
     def _loader(self, windows: Windows) -> torch.utils.data.DataLoader[Any]:
         return torch.utils.data.DataLoader(
             windows, batch_size=self.config.data.batch_size, collate_fn=collate, drop_last=True,
             num_workers=self.config.data.workers, pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator(),  # a loader would otherwise draw from the state that a resume restores
         )  # fmt: skip
 
     @torch.no_grad()
@@ -292,7 +294,8 @@ class Trainer:
         return {k.removeprefix("student."): v for k, v in whole.items() if k.startswith("student.")}
 
     def _save_student(self, weights: dict[str, Tensor]) -> None:
-        saved = Student(self.config.student, self.student.backbone.module)
+        with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced
+            saved = Student(self.student.config, self.student.backbone.module)
         saved.load_state_dict({k: v.float() for k, v in weights.items()})
         saved.save_pretrained(self.folder / "pretrained")
 
@@ -302,6 +305,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 print(f"resume: {change}", file=sys.stderr)
         self.step, self.seconds = training["step"], training["seconds"]
+        if self.accelerator.is_main_process:
+            checkpoint.cut_log(self.folder / "log" / "log.jsonl", self.step)
         if self.sharded:
             self.accelerator.load_state(str(state / "accelerate"))
         else:
@@ -325,6 +330,14 @@ def _groups(student: Student, config: OptimConfig) -> list[dict[str, Any]]:
     matrices = [p for p in student.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in student.parameters() if p.requires_grad and p.ndim <= 1]
     return [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _too_few(shards: str, config: TrainConfig) -> FootfallError:
+    return FootfallError(
+        f"data.{shards}={getattr(config.data, shards)}", got="fewer windows than one batch per process",
+        expected=f"at least {config.data.batch_size}",
+        do="label more clips, lower data.batch_size, or use fewer processes",
+    )  # fmt: skip
 
 
 def _not_finite(losses: dict[str, Tensor], names: list[str], step: int) -> FootfallError:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.config import config_hash
 from distill.files import load_arrays, read_json
 from distill.geometry.rotations import quat_from_matrix
 from distill.geometry.transforms import to_quat_trans
@@ -42,9 +43,8 @@ def pack(out: Path, config: PackConfig) -> dict[str, Any]:
     clips = [ClipFolder(root) for root in sorted((out / "clips").glob("*")) if (root / "clip.json").is_file()]
     chosen = [clip for clip in clips if _decision(clip) in ("accept", "weight")]
     samples = (sample for clip in chosen for sample in clip_samples(clip, config))
-    return write_shards(
-        out, samples, max_bytes=int(config.shard_mb * 1e6), provenance={"teacher_commit": code_commit()}
-    )
+    provenance = {"teacher_commit": code_commit(), "pack_config": config_hash(config)}
+    return write_shards(out, samples, max_bytes=int(config.shard_mb * 1e6), provenance=provenance)
 
 
 def _decision(clip: ClipFolder) -> str:

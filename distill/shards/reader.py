@@ -37,7 +37,8 @@ class ShardSet:
 
 
 def find_shards(spec: str) -> ShardSet:
-    """Resolve a folder, a file, a glob or a URL with braces (`https://.../{000000..000009}.tar`, `s3://`, `hf://`).
+    """Resolve a folder (of shards, or of labels), a file, a glob, or a URL with braces: `https://.../{000000..000009}.tar`,
+    `s3://BUCKET/...`, `hf://datasets/ORG/NAME/...`.
 
     Raises:
         FootfallError: nothing is found, or the manifest beside the shards is of another schema.
@@ -49,6 +50,8 @@ def find_shards(spec: str) -> ShardSet:
     if "://" in spec:
         return ShardSet(urls=list(wds.shardlists.expand_urls(spec)), samples=None)
     path = Path(spec)
+    if (path / "shards").is_dir():  # a labelling folder
+        path = path / "shards"
     folder = path if path.is_dir() else None
     urls = sorted(str(p) for p in path.glob("*.tar")) if folder else sorted(glob.glob(spec))  # noqa: PTH207
     if not urls:
@@ -88,6 +91,7 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
         self.urls, self.seed, self.rank, self.world, self.shuffle = urls, seed, rank, world, shuffle
         self.epoch = 0
         self.skipped = 0
+        """Damaged pieces left out so far, in this process."""
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
@@ -109,16 +113,16 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
 
     def _samples(self, urls: list[str]) -> Iterator[Sample]:
         """Decode samples one by one; a damaged one is counted, reported and left out."""
-        streams = wds.tariterators.url_opener(({"url": url} for url in urls), handler=self._skip)
-        files = wds.tariterators.tar_file_expander(streams, handler=self._skip)
-        for raw in wds.tariterators.group_by_keys(files, handler=self._skip):
+        streams = wds.tariterators.url_opener(({"url": url} for url in urls), handler=self.skip)
+        files = wds.tariterators.tar_file_expander(streams, handler=self.skip)
+        for raw in wds.tariterators.group_by_keys(files, handler=self.skip):
             try:
                 yield from_members(raw)
             except ValueError as error:
-                self._skip(error)
+                self.skip(error)
 
-    def _skip(self, error: Exception) -> bool:
-        """Handler for webdataset: go on after a fault, but never silently."""
+    def skip(self, error: Exception) -> bool:
+        """Go on after a fault, but never silently; also webdataset's handler. Another schema stops everything."""
         if isinstance(error, FootfallError):
             raise error
         self.skipped += 1

@@ -91,16 +91,17 @@ def _count(clips: dict[str, dict[str, Any]], sample: Sample, shard: str) -> None
             "source": meta["source"],
             "licence": meta["licence"],
             "source_sha256": meta["source_sha256"],
+            "teacher_commit": meta["teacher_commit"],
+            "config_hash": meta["config_hash"],
             "weights": meta["weights"],
             "quality": meta["quality"],
             "shards": [],
             "samples": 0,
-            "frames": 0,
-            "seconds": 0.0,
+            "start_s": float(stamps[0]),
         },
     )
     row["samples"] += 1
-    row["frames"] += len(stamps)
-    row["seconds"] += round(float(stamps[-1] - stamps[0]), 3)
+    row["frames"] = meta["first_frame"] + len(stamps)  # chunks may overlap: the last one's end counts
+    row["seconds"] = round(float(stamps[-1]) - row["start_s"], 3)
     if shard not in row["shards"]:
         row["shards"].append(shard)
