@@ -79,7 +79,8 @@ def _compare(page: Page, out: Path, clip_id: str, *, has_truth: bool) -> None:
     page.picture(seen_from_above, f"seen from above, moved rigidly (no scale) onto the {reference}", base=out)
     if teacher.is_done("frames"):
         _summary(teacher, results, seen_from_above, pictures / f"{clip_id}-summary.jpg")
-    page.text("Drag to turn, scroll to come nearer. Solid: " + ", dashed: ".join(results))
+    lines = ", ".join(f"{style} {name}" for style, name in zip(("solid:", "dashed:", "dotted:"), results, strict=False))
+    page.text(f"Drag to turn, scroll to come nearer. Lines {lines}.")
     page.raw(scene_html(scene_data(results, reference=reference), f"scene-{clip_id}"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from distill.body import load_body_model
 from distill.errors import is_installed
@@ -38,7 +39,7 @@ def run(clip: ClipFolder, config: PicturesConfig, report: Report) -> Outcome:
     result = load_result(clip.require("joint"))
     body = load_body_model(result.motion.body_model)
     folder = clip.stage_dir("pictures")
-    tiles = []
+    tiles: list[Image.Image] = []
     for index in np.linspace(0, len(result.cameras.timestamps) - 1, config.frames).round().astype(int):
         report(len(tiles) / config.frames, f"frame {index}")
         frame = read_image(Frames.image_path(clip.require("frames"), int(index)))
