@@ -14,7 +14,7 @@ from teacher.cli import NOT_BUILT, VERBS, build_parser, main
 
 SURFACE = {
     "demo": {"--video", "--out"},
-    "label": {"inputs", "--out", "--config"},
+    "label": {"inputs", "overrides", "--out", "--config"},
     "status": {"folder"},
     "evaluate": {"predictions", "--data", "--out", "overrides"},
     "export": {"checkpoint", "--format", "--out", "overrides"},
