@@ -3,11 +3,11 @@
     RUN/
         pretrained/            what users load: config.json, model.safetensors (averaged heads), README.md
         state/                 what training needs to go on
-            training.json      step, seconds, position in the data of every process, config, format
-            model.safetensors  heads as they are trained (not averaged)
-            average.safetensors
+            training.json      format, step, seconds, processes, config
+            model.safetensors  heads as they are trained, not averaged
+            average.safetensors  their running average
             optimiser.safetensors, optimiser.json
-            rng-N.safetensors  random state of process N
+            rng-N.safetensors, position-N.json     random state of process N, and where in the data it is
         state.old/             the checkpoint before, only while a new one is put in place
         log/                   config.yaml, log.jsonl, tracker files
 
