@@ -70,6 +70,8 @@ class Decoder:
 def _open_video(path: Path, size: tuple[int, int] | None) -> Any:
     import decord  # slow to import, and not needed for folders of images
 
+    decord.logging.set_level(decord.logging.QUIET)  # what matters is raised, not printed by FFmpeg
+
     if not path.is_file():
         raise FootfallError(f"video {path}", got="no such file", expected="a video", do="check the path")
     if path.stat().st_size == 0:
