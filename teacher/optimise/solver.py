@@ -7,7 +7,10 @@ becomes shorter because every kind of unknown has a step of its own and scale is
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,6 +23,9 @@ from teacher.optimise.evidence import Evidence, make_evidence
 from teacher.optimise.objective import objective
 from teacher.optimise.problem import Problem
 from teacher.optimise.variables import BLOCKS, State, Unknowns, free_blocks
+
+SMALL_LOSS: Final = 1.0
+"""A stage that begins below this (nearly solved) has not diverged when it ends a little above."""
 
 
 @dataclass(kw_only=True)
@@ -42,6 +48,11 @@ def solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution:
     Raises:
         FootfallError: the objective became NaN or infinite, or grew; the message names the term.
     """
+    with _one_thread():
+        return _solve(problem, config, report)
+
+
+def _solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution:
     evidence = make_evidence(problem, config)
     unknowns = Unknowns(evidence)
     with torch.no_grad():
@@ -57,6 +68,17 @@ def solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution:
         after = unknowns.decode()
         _renew_contacts(evidence, after, config, stage=2)
     return Solution(before=before, after=after, evidence=evidence, trace=trace)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The tensors are small: one thread is faster than several, and adds in the same order every time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _shifted(report: Report, done: int, total: int) -> Report:
@@ -93,7 +115,7 @@ def _descend(
         loss.backward()
         optimiser.step()
         schedule.step()
-    if steps and float(loss.detach()) > config.divergence * sum(first.values()):
+    if steps and float(loss.detach()) > config.divergence * max(sum(first.values()), SMALL_LOSS):
         raise _diverged(clip_id, stage, steps, values, first)
 
 
