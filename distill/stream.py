@@ -54,7 +54,7 @@ class StreamConfig:
     """Earlier frames that each new frame is paired with."""
     focal_px: float = 0.0
     """Focal length in pixels of the video; 0 takes `focal_guess`."""
-    focal_guess: float = 1.0
+    focal_guess: float = 0.8
     """Focal length where none is given, as a multiple of the image diagonal."""
     shape_memory: float = 0.98
     """How slowly a person's shape follows new frames."""

@@ -9,7 +9,7 @@ refines all poses together.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class SfmConfig:
     """SIFT features per keyframe."""
     min_registered: float = 0.6
     """Least share of keyframes that must be registered."""
+    plausible_focal: list[float] = field(default_factory=lambda: [0.5, 2.2])
+    """Range of focal lengths to be believed, as multiples of the longer side (field of view 90 to 26 degrees)."""
+    doubtful_px: float = 0.5
+    """A map whose mean reprojection error is larger, pixels, is compared with one at the guessed focal length."""
     max_error_px: float = 2.0
     """Inlier threshold of resection, pixels."""
     min_points: int = 12
@@ -76,14 +80,15 @@ def choose_keyframes(path_px: Array, size: tuple[int, int], config: SfmConfig) -
 
 
 def solve_sfm(
-    reader: FrameReader, path_px: Array, config: SfmConfig, report: Report, K: Array | None = None
+    reader: FrameReader, path_px: Array, config: SfmConfig, report: Report, *, K: Array | None, guess: float
 ) -> tuple[CameraInit, dict[str, Any]]:
     """Cameras of every frame and sparse points.
 
     Args:
         reader: the clip's images and masks.
         path_px: [T] accumulated background motion, pixels.
-        K: known intrinsics, which then stay as they are.
+        K: known intrinsics, which then stay as they are, or None.
+        guess: focal length where the video does not tell it, pixels.
 
     Raises:
         FootfallError: too few keyframes could be registered.
@@ -97,6 +102,8 @@ def solve_sfm(
         again = _map_keyframes(reader, keyframes, config, K, exhaustive=True)
         if again is not None and (best is None or len(again.cam_from_world) > len(best.cam_from_world)):
             best = again
+    if K is None and best is not None:
+        best = _second_opinion(reader, keyframes, config, best, guess)
     registered = len(best.cam_from_world) if best else 0
     if best is None or registered < config.min_registered * len(keyframes):
         raise FootfallError(
@@ -115,9 +122,28 @@ def solve_sfm(
         "registered": int(init.registered.sum()),
         "points": len(init.points),
         "focal_px": round(float(init.K[0, 0]), 2),
+        "focal": "given" if K is not None else "guessed" if best.K[0, 0] == guess else "found",
         "reprojection_px": round(best.error_px, 3),
     }
     return init, summary
+
+
+def _second_opinion(reader: FrameReader, keyframes: list[int], config: SfmConfig, found: _Map, guess: float) -> _Map:
+    """Map again at the guessed focal length if the found one is hard to believe.
+
+    Walking straight ahead, or past a flat background, hardly tells the focal length, and a map with a wrong one
+    can look whole: it is bent, or mirrored in depth. Such maps show an odd focal length or a large error.
+    """
+    low, high = (share * max(reader.size) for share in config.plausible_focal)
+    believable = low < found.K[0, 0] < high
+    if believable and found.error_px <= config.doubtful_px:
+        return found
+    width, height = reader.size
+    K = np.array([[guess, 0, width / 2], [0, guess, height / 2], [0, 0, 1.0]])
+    again = _map_keyframes(reader, keyframes, config, K, exhaustive=len(keyframes) <= 24)
+    if again is None or len(again.cam_from_world) < 0.9 * len(found.cam_from_world):
+        return found
+    return again if not believable or again.error_px < found.error_px else found
 
 
 def _denser(config: SfmConfig) -> SfmConfig:

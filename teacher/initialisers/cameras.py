@@ -25,8 +25,8 @@ class CamerasConfig:
 
     use: str = "auto"
     """auto, known, static, colmap, or files:FOLDER."""
-    focal_guess: float = 1.0
-    """Focal length where nothing tells it, as a multiple of the image diagonal."""
+    focal_guess: float = 0.8
+    """Focal length where nothing tells it, as a multiple of the image diagonal (a phone's main lens, filming)."""
     static_residual: float = 0.003
     """A camera is in place if rotation explains the background to within this share of the longer side ..."""
     static_share: float = 0.9
@@ -126,7 +126,8 @@ def _write_sfm(
     clip: ClipFolder, reader: FrameReader, chunks: list[Any], config: CamerasConfig, report: Report
 ) -> Outcome:
     known = None if reader.frames.K is None else np.asarray(reader.frames.K)
-    init, summary = solve_sfm(reader, path_lengths(chunks, len(reader)), config.sfm, report, known)
+    guess = config.focal_guess * float(np.hypot(*reader.size))
+    init, summary = solve_sfm(reader, path_lengths(chunks, len(reader)), config.sfm, report, K=known, guess=guess)
     init.save(clip.stage_dir("cameras"))
     return Outcome(summary={"kind": "sfm", **summary})
 

@@ -123,7 +123,7 @@ def judge(result: Result, measures: Measures, config: QualityConfig) -> tuple[Ve
     if frames < config.min_frames:
         rejected = True
         reasons.append(f"a person is seen in {frames} frames only, fewer than {config.min_frames}")
-    guess = _scale_is_a_guess(result)
+    guess = _scale_is_a_guess(result, measures)
     if guess:
         rejected = True
         reasons.append(guess)
@@ -160,11 +160,14 @@ def _scale_spread(ratio: Array) -> float | None:
     return number(1.4826 * np.median(np.abs(values))) if len(values) >= 3 else None
 
 
-def _scale_is_a_guess(result: Result) -> str:
+def _scale_is_a_guess(result: Result, measures: Measures) -> str:
     """A travelling camera whose scale no contact speaks for is not in metres."""
-    source = result.meta.get("scale", {}).get("first_estimate_from")
-    if result.meta.get("camera") == "sfm" and source in ("pelvis", "none"):
+    if result.meta.get("camera") != "sfm":
+        return ""
+    if result.meta.get("scale", {}).get("first_estimate_from") in ("pelvis", "none"):
         return "no contact with the scene was found, so the scale is a guess"
+    if not np.isfinite(measures.gap).any():
+        return "after the solve no touching foot is near the scene, so nothing holds the scale"
     return ""
 
 
