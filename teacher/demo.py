@@ -1,13 +1,16 @@
 """The whole loop on one machine: clips -> labels -> shards -> student -> export -> stream -> page.
 
-Every step is a command that a user could type; it is printed before it runs, and it is skipped when an
-earlier demo in the same folder already finished it.
+Every step is a command that a user could type; it is printed before it runs. A second demo in the same folder
+goes on where the first one stopped: labelling knows itself what is stale, and any other step is skipped if it
+ended before with the same command, code, inputs and results of the steps before it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +20,7 @@ from typing import Final
 
 from distill.errors import FootfallError
 from distill.files import read_json, write_json, write_text
+from teacher.workspace import code_commit
 
 HELD_OUT: Final = "test-"
 """Ids of clips that the student never sees in training begin with this."""
@@ -30,7 +34,12 @@ class Step:
     command: list[str]
     done: Path
     """Exists once the step has finished."""
-    environment: dict[str, str] = field(default_factory=dict)
+    inputs: list[Path] = field(default_factory=list)
+    """Files whose contents decide whether the step must run again."""
+    owns: Path | None = None
+    """Folder that is removed when the step must start afresh; left in place when it goes on."""
+    always: bool = False
+    """The command itself knows what is stale."""
 
 
 @dataclass(kw_only=True)
@@ -59,11 +68,13 @@ def run_demo(out: Path, video: Path | None) -> Path:
         raise FootfallError(f"--video {video}", got="no such file", expected="a video file", do="check the path")
     out.mkdir(parents=True, exist_ok=True)
     train, test = _manifests(out) if video is None else _video_manifests(out, video)
-    timings = {}
+    timings = [Timing(**read_json(_clips_marker(out)))] if video is None else []
+    basis = ""
     for step in _steps(out, train, test, has_truth=video is None):
-        timings[step.name] = _run(step, out)
+        basis = _basis(step, basis)
+        timings.append(_run(step, out, basis))
     page = out / "index.html"
-    write_page(out, page, list(timings.values()), test_ids=[row["id"] for row in _rows(test)], has_truth=video is None)
+    write_page(out, page, timings, test_ids=[row["id"] for row in _rows(test)], has_truth=video is None)
     print(f"demo finished in {(time.perf_counter() - started) / 60:.1f} minutes")
     return page
 
@@ -77,12 +88,15 @@ def _manifests(out: Path) -> tuple[Path, Path]:
     rows = _rows(out / "clips" / "manifest.jsonl")
     train = _write_rows(out / "clips" / "train.jsonl", [r for r in rows if not r["id"].startswith(HELD_OUT)])
     test = _write_rows(out / "clips" / "test.jsonl", [r for r in rows if r["id"].startswith(HELD_OUT)])
-    marker = out / "steps" / "synthetic.json"
-    if not marker.exists():
+    if not _clips_marker(out).exists():
         command = f"python datasets/synthetic/prepare_synthetic.py --out {out / 'clips'} --set demo"
         seconds = time.perf_counter() - start
-        write_json(marker, asdict(Timing(name="make clips", command=command, seconds=seconds)))
+        write_json(_clips_marker(out), asdict(Timing(name="make clips", command=command, seconds=seconds)))
     return train, test
+
+
+def _clips_marker(out: Path) -> Path:
+    return out / "steps" / "make-clips.json"
 
 
 def _video_manifests(out: Path, video: Path) -> tuple[Path, Path]:
@@ -116,18 +130,19 @@ def _steps(out: Path, train: Path, test: Path, *, has_truth: bool) -> list[Step]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
     launch += ["--config", str(script.parent / "configs" / "student" / "demo.yaml")]
-    launch += [f"data.shards={labels / 'shards'}", f"out={run.parent}", f"name={run.name}"]
+    launch += [f"data.shards={labels / 'shards'}", f"out={run.parent}", f"name={run.name}", "resume=true"]
     steps = [
         Step(name="label", command=[*footfall, "label", str(train), "--out", str(labels), workers],
-             done=labels / "manifest.json"),
-        Step(name="train", command=launch, done=checkpoint / "model.safetensors"),
+             done=labels / "manifest.json", always=True),
+        Step(name="train", command=launch, done=checkpoint / "model.safetensors", owns=run,
+             inputs=[script.parent / "configs" / "student" / "demo.yaml", labels / "manifest.json"]),
         Step(name="export", command=[*footfall, "export", str(checkpoint), "--format", "pt2", "--out",
                                      str(out / "export")], done=out / "export" / "parity.json"),
     ]  # fmt: skip
     if has_truth:
         steps.append(Step(
             name="label held-out", command=[*footfall, "label", str(test), "--out", str(held), workers],
-            done=held / "manifest.json",
+            done=held / "manifest.json", always=True,
         ))  # fmt: skip
     for row in _rows(test):
         steps.append(Step(
@@ -145,21 +160,38 @@ def _steps(out: Path, train: Path, test: Path, *, has_truth: bool) -> list[Step]
     return steps
 
 
-def _run(step: Step, out: Path) -> Timing:
+def _basis(step: Step, before: str) -> str:
+    """What a step's result depends on, as a hash: command, code, inputs, and the steps before it."""
+    digest = hashlib.sha256("\0".join([before, *step.command, code_commit()]).encode())
+    for path in step.inputs:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(step: Step, out: Path, basis: str) -> Timing:
     """Run one command, its output going to the terminal; remember its time."""
     marker = out / "steps" / f"{step.name.replace(' ', '-')}.json"
+    begun = marker.with_suffix(".basis")
+    same = begun.is_file() and begun.read_text() == basis
     shown = " ".join(step.command)
-    if step.done.exists() and marker.exists() and read_json(marker)["command"] == shown:
+    if same and step.done.exists() and marker.exists() and not step.always:
         print(f"== {step.name}: done before", flush=True)
         return Timing(**read_json(marker))
     print(f"== {step.name}: {shown}", flush=True)
+    if not same:
+        marker.unlink(missing_ok=True)
+        if step.owns is not None:
+            shutil.rmtree(step.owns, ignore_errors=True)
+        write_text(begun, basis)
     start = time.perf_counter()
-    status = subprocess.run(step.command, env={**os.environ, **step.environment}, check=False).returncode
+    status = subprocess.run(step.command, check=False).returncode
     if status != 0 or not step.done.exists():
         raise FootfallError(
             f"demo step '{step.name}'", got=f"exit code {status}", expected="0 and " + str(step.done),
-            do="read the message above; `make demo` goes on from this step",
+            do="read the message above; the same command goes on from this step",
         )  # fmt: skip
     timing = Timing(name=step.name, command=shown, seconds=time.perf_counter() - start)
+    if marker.exists() and step.always:  # nothing was stale: the first time is what a user wants to know
+        timing.seconds = max(timing.seconds, read_json(marker)["seconds"])
     write_json(marker, asdict(timing))
     return timing
