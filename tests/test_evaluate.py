@@ -178,6 +178,15 @@ def test_without_scene_or_vertical_the_reason_is_given(data: Path, tmp_path: Pat
     assert "ffr_percent" not in report["overall"]
 
 
+def test_somebody_who_stands_has_no_path_to_be_judged_by(truth: Result) -> None:
+    standing = copy.deepcopy(truth)
+    standing.cameras.world_from_cam[:] = standing.cameras.world_from_cam[:1]
+    standing.motion.cam_from_body[:] = standing.motion.cam_from_body[:1]
+    standing.motion.joints_cam[:] = standing.motion.joints_cam[:1]
+    for _, person in score_clip(standing, standing).people:
+        assert "only 0.00 m long" in person.undefined["rte_percent"] and "w_mpjpe_mm" in person.samples
+
+
 def test_a_licensed_body_without_its_file_leaves_foot_metrics_out(data: Path, tmp_path: Path) -> None:
     def rename(result: Result) -> None:
         result.motion.body_model = "smpl"
@@ -235,6 +244,25 @@ def test_the_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     report = json.loads(out.read_text(encoding="utf-8"))
     assert report["protocol"]["segment"] == 20 and report["provenance"]["commit"]
     assert "| pair |" in capsys.readouterr().out
+
+
+def test_a_checkpoint_streams_every_clip_first(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = []
+
+    def run_video(video: Path, checkpoint: str, out: Path, config: object) -> dict[str, int]:
+        streamed.append((video.parent.name, checkpoint))
+        save_result(out, load_result(video.parent / "truth"))
+        return {"frames": FRAMES}
+
+    monkeypatch.setattr("teacher.run_video.run_video", run_video)  # streaming has tests of its own
+    checkpoint = tmp_path / "student"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").touch()
+    out = tmp_path / "report.json"
+    assert main(["evaluate", str(checkpoint), "--data", str(data), "--out", str(out)]) == 0
+    assert streamed == [("alone", str(checkpoint)), ("pair", str(checkpoint))]
+    report = json.loads(out.read_text(encoding="utf-8"))
+    assert report["overall"]["clips_evaluated"] == 2 and report["provenance"]["evaluated"] == str(checkpoint)
 
 
 @pytest.mark.parametrize(

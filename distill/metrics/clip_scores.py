@@ -26,7 +26,7 @@ from distill.metrics.inputs import DegenerateError, Protocol
 from distill.metrics.matching import PersonMatch, match_frames, match_people
 from distill.metrics.people import person_penetration
 from distill.metrics.pose import accel_error, mpjpe, pa_mpjpe, stature_error
-from distill.metrics.world import SEGMENT, jitter, rte, w_mpjpe, wa_mpjpe, world_size_error
+from distill.metrics.world import SEGMENT, jitter, path_length, rte, w_mpjpe, wa_mpjpe, world_size_error
 from distill.results import Result
 
 Array = NDArray[Any]
@@ -34,6 +34,8 @@ STILL_M_S: Final = 0.3
 """A sole slower than this stands: the published 1 cm per frame at 30 frames a second."""
 FEET: Final = 4
 """The first four contact sites are heel and toe of each foot."""
+SHORTEST_PATH_M: Final = 1.0
+"""RTE divides by the path's length; for somebody who stands it would say nothing but that."""
 NEAR_M: Final = 1.0
 """Only people with pelvises this near can stand in each other."""
 
@@ -177,7 +179,7 @@ class _PersonPair:
         scores.add("accel_m_s2", lambda: accel_error(*cam, fps=self.fps, **options))
         scores.add("w_mpjpe_mm", lambda: w_mpjpe(*world, length=self.segment, **options))
         scores.add("wa_mpjpe_mm", lambda: wa_mpjpe(*world, length=self.segment, **options))
-        scores.add("rte_percent", lambda: rte(world[0][:, 0], world[1][:, 0], mask=self.mask))
+        scores.add("rte_percent", lambda: self._rte(world[0][:, 0], world[1][:, 0]))
         scores.add("jitter", lambda: jitter(world[1], fps=self.fps, **options))
         scores.add("jitter_of_truth", lambda: jitter(world[0], fps=self.fps, **options))
         scores.add(
@@ -186,6 +188,12 @@ class _PersonPair:
         self._score_feet(scores)
         stature = self.truth.motion.stature[[self.true]], self.prediction.motion.stature[[self.predicted]]
         scores.add("stature_error_cm", lambda: np.abs(stature_error(*stature)))
+
+    def _rte(self, true_root: Array, predicted_root: Array) -> Array:
+        length = path_length(true_root[self.mask])
+        if length < SHORTEST_PATH_M:
+            raise DegenerateError(f"the true path is only {length:.2f} m long")
+        return rte(true_root, predicted_root, mask=self.mask)
 
     def _score_feet(self, scores: Scores) -> None:
         touches = self.truth.motion.contact_prob[:, self.true] > self.threshold
