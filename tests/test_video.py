@@ -155,7 +155,7 @@ def test_known_lens_is_undone_about_our_pixel_centres(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", np.repeat(bent[None], 9, 0))
     intrinsics = {"fx": 150.0, "fy": 148.0, "cx": 84.0, "cy": 57.0, "distortion": distortion}
     clip, frames = decode(tmp_path, path, intrinsics=intrinsics)
-    np.testing.assert_allclose(frames.K, K)
+    np.testing.assert_allclose(np.asarray(frames.K), K)
     inner = (slice(15, -15), slice(15, -15))
     error = np.abs(written(clip, 3).astype(float) - straight)[inner].mean()
     assert error < 6
@@ -169,7 +169,7 @@ def test_known_lens_of_a_shrunk_picture(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", sliding_noise(9))
     _, frames = decode(tmp_path, path, VideoConfig(long_side=80), intrinsics=intrinsics)
     # With pixel centres at (0.5, 0.5) the image plane is only scaled.
-    np.testing.assert_allclose(frames.K, [[75, 0, 42], [0, 74, 28.5], [0, 0, 1]])
+    np.testing.assert_allclose(np.asarray(frames.K), np.array([[75, 0, 42], [0, 74, 28.5], [0, 0, 1]]))
 
 
 def test_principal_point_outside_the_picture_is_refused(tmp_path: Path) -> None:
