@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import TOLERANCES
 from torch import Tensor
 
 from distill.geometry.rotations import matrix_from_rotvec
@@ -15,6 +14,7 @@ from teacher.optimise import terms
 from teacher.optimise.config import TermWeights
 from teacher.optimise.objective import TERMS, certainty, reduce
 from teacher.optimise.robust import length, rho
+from tests.conftest import TOLERANCES
 
 EXACT = TOLERANCES[torch.float64]
 K = torch.tensor([[100.0, 0, 50], [0, 100, 40], [0, 0, 1]], dtype=torch.float64)
