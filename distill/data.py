@@ -21,7 +21,7 @@ from distill.geometry.cameras import resize_intrinsics
 from distill.geometry.conventions import CONTACT_SITES, SMPL_JOINTS
 from distill.geometry.rotations import matrix_from_quat
 from distill.geometry.transforms import from_quat_trans
-from distill.shards.reader import ShardReader
+from distill.shards.reader import ShardReader, mixed
 from distill.shards.schema import Sample
 
 Window = dict[str, Any]
@@ -41,6 +41,8 @@ class DataConfig:
     """Frames per window; two short gaps and the long one between them are trained together."""
     windows_per_sample: int = 4
     """Windows drawn from each sample per epoch."""
+    mix: int = 256
+    """Windows wait among this many others, so that a batch shows different clips."""
     batch_size: int = 8
     """Windows per step and process."""
     workers: int = 1
@@ -57,8 +59,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.gaps or min(self.gaps) < 1 or self.window_frames < 2:
             raise ValueError("data: gaps of at least 1 and window_frames of at least 2 are expected")
-        if min(self.batch_size, self.windows_per_sample, self.max_people) < 1 or self.workers < 0:
-            raise ValueError("data: batch_size, windows_per_sample, max_people >= 1 and workers >= 0 are expected")
+        if min(self.batch_size, self.windows_per_sample, self.max_people, self.mix) < 1 or self.workers < 0:
+            raise ValueError("data: batch_size, windows_per_sample, max_people, mix >= 1 and workers >= 0 are expected")
 
 
 SWAP_JOINTS: Final = tuple(
@@ -198,21 +200,30 @@ class Windows(torch.utils.data.IterableDataset[Window]):
         self.seed, self.training = seed, training
 
     def __iter__(self) -> Iterator[Window]:
-        for sample in self.reader:
-            try:
-                yield from self._of_sample(sample)
-            except (OSError, ValueError) as error:
-                self.reader.skip(error)
-
-    def _of_sample(self, sample: Sample) -> Iterator[Window]:
-        rng = random.Random(f"{self.seed}/{self.reader.epoch if self.training else 0}/{sample.key}")
-        network_size = self.network_size((int(sample.meta["size"][0]), int(sample.meta["size"][1])))
-        for _ in range(self.config.windows_per_sample):
-            frames = choose_frames(len(sample.arrays["timestamps"]), self.config, rng)
-            if not sample.arrays["camera_valid"][frames].all() or not sample.arrays["present"][frames].any():
+        epoch = self.reader.epoch if self.training else 0
+        draws = ((sample, number) for sample in self.reader for number in range(self.config.windows_per_sample))
+        if self.training:  # else all windows of a batch would show the same clip
+            draws = mixed(draws, random.Random(f"{self.seed}/{epoch}/windows"), self.config.mix)
+        damaged: set[str] = set()
+        for sample, number in draws:
+            if sample.key in damaged:
                 continue
-            window = make_window(sample, frames, network_size, self.config.max_people)
-            yield augment(window, self.config, rng) if self.training else window
+            try:
+                window = self._window(sample, random.Random(f"{self.seed}/{epoch}/{sample.key}/{number}"))
+            except (OSError, ValueError) as error:
+                damaged.add(sample.key)
+                self.reader.skip(error)
+            else:
+                if window is not None:
+                    yield window
+
+    def _window(self, sample: Sample, rng: random.Random) -> Window | None:
+        frames = choose_frames(len(sample.arrays["timestamps"]), self.config, rng)
+        if not sample.arrays["camera_valid"][frames].all() or not sample.arrays["present"][frames].any():
+            return None
+        network_size = self.network_size((int(sample.meta["size"][0]), int(sample.meta["size"][1])))
+        window = make_window(sample, frames, network_size, self.config.max_people)
+        return augment(window, self.config, rng) if self.training else window
 
 
 PERSON_FIELDS: Final = (

@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.utils.data
 import webdataset as wds
@@ -25,6 +25,7 @@ from distill.shards.schema import SCHEMA_VERSION, Sample, from_members
 from distill.shards.writer import MANIFEST_FORMAT
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 @dataclass(kw_only=True)
@@ -109,7 +110,7 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
         samples = self._samples(urls[part::parts] if by_shard else urls)
         if not by_shard:
             samples = (sample for index, sample in enumerate(samples) if index % parts == part)
-        return _mixed(samples, random_order) if self.shuffle else samples
+        return mixed(samples, random_order) if self.shuffle else samples
 
     def _samples(self, urls: list[str]) -> Iterator[Sample]:
         """Decode samples one by one; a damaged one is counted, reported and left out."""
@@ -131,11 +132,11 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
         return True
 
 
-def _mixed(samples: Iterator[Sample], order: random.Random, window: int = 32) -> Iterator[Sample]:
-    """Shuffle within a sliding window; samples are still compressed, so the window is cheap."""
-    held: list[Sample] = []
-    for sample in samples:
-        held.append(sample)
+def mixed(items: Iterator[Item], order: random.Random, window: int = 32) -> Iterator[Item]:
+    """Shuffle within a sliding window; what waits there is still compressed, so it is cheap."""
+    held: list[Item] = []
+    for item in items:
+        held.append(item)
         if len(held) >= window:
             yield held.pop(order.randrange(len(held)))
     order.shuffle(held)
