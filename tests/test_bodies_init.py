@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOLERANCES
 
 from distill.body import BodyModel
 from distill.errors import FootfallError
@@ -23,6 +22,7 @@ from teacher.initialisers.body_prior import MEAN, prior_residuals, usual_pose
 from teacher.initialisers.body_start import root_rotation
 from teacher.stagefiles import BodyInit, CameraInit, Frames, People
 from teacher.workspace import ClipFolder, StageRecord
+from tests.conftest import TOLERANCES
 
 EXACT = TOLERANCES[torch.float64]
 

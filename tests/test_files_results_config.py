@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from conftest import TOLERANCES
 
 from distill import files
 from distill.config import config_hash, config_to_dict, load_config, save_config
 from distill.errors import FootfallError, is_installed, require
 from distill.geometry.rotations import matrix_from_rotvec
 from distill.results import Cameras, Motion, Result, load_result, read_ply, save_result, write_ply
+from tests.conftest import TOLERANCES
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import TOLERANCES
 from torch import Tensor
 
 from distill.geometry import alignment, cameras, rotations, transforms
+from tests.conftest import TOLERANCES
 
 DTYPES = [torch.float32, torch.float64]
 WIDE = (640, 480)
