@@ -1,0 +1,28 @@
+"""Pages say what is there: links lead somewhere, and commands in them exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from teacher.cli import NOT_BUILT, VERBS
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "model_cards").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if not re.match(r"[a-z]+:", target)]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_pages_are_built(page: Path) -> None:
+    """A verb in a code span or block; `footfall VERB is planned` in plain text is no promise."""
+    named = re.findall(r"(?:^|`)footfall ([a-z]+)\b", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {verb for verb in named if verb not in VERBS} == set()
+    if page == ROOT / "README.md":
+        assert not set(named) & set(NOT_BUILT)
+        assert set(named) >= {"label", "status", "evaluate", "export", "run", "doctor"}
