@@ -125,10 +125,10 @@ def test_contacts_alone_tell_the_scale() -> None:
     # L_c1 compares depths, L_c2 lets the feet stand while the camera travels: either finds the scale.
     assert abs(solved(align=1.0, still=0.0).depth_ratio(solved(align=1.0, still=0.0).solution.after) - 1) < 0.06
     still_only = solved(align=0.0, still=1.0)
-    assert still_only.solution.evidence.unit_from == "pelvis"
-    assert abs(still_only.depth_ratio(still_only.solution.before) - 1) > 0.2
+    assert still_only.solution.evidence.unit_from == "still"
     assert abs(still_only.depth_ratio(still_only.solution.after) - 1) < 0.06
     neither = solved(align=0.0, still=0.0)
+    assert neither.solution.evidence.unit_from == "pelvis"
     assert abs(neither.depth_ratio(neither.solution.after) - 1) > 0.15
 
 
@@ -300,7 +300,7 @@ def test_sparse_points_replace_missing_dense_depth() -> None:
     problem = problem_from_truth(world(), replace(Degradation(), dense=False), points=6000)
     evidence = make_evidence(problem, OptimiseConfig())
     assert problem.depth is None
-    assert evidence.unit_from == "contacts"
+    assert "depth" in evidence.unit_from
     assert evidence.unit == pytest.approx(1.0, abs=0.03)
 
 

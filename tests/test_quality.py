@@ -29,7 +29,7 @@ def good_result(**meta: Any) -> Result:
             contact_prob=np.zeros((FRAMES, PEOPLE, 6)), stature=np.full(PEOPLE, 1.7),
             confidence=np.ones((FRAMES, PEOPLE)),
         ),
-        meta={"world": "z_up_ground", "camera": "sfm", "scale": {"first_estimate_from": "contacts"}, **meta},
+        meta={"world": "z_up_ground", "camera": "sfm", "scale": {"first_estimate_from": "depth+still"}, **meta},
     )  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def good_measures() -> Measures:
     return Measures(
         keypoint_px=2 * full, keypoint_rel=0.01 * full, slip=0.05 * full, gap=0.01 * full, penetration=0 * full,
         scale_ratio=0.02 * full, background_px=np.ones(FRAMES), held_out_px=np.asarray(1.2),
-        stature=np.full(PEOPLE, 1.7),
+        witness_log=np.array([0.01, -0.02]), contact_kept=np.asarray(0.9), stature=np.full(PEOPLE, 1.7),
     )  # fmt: skip
 
 
@@ -62,6 +62,8 @@ def test_a_good_clip_is_accepted_with_full_weight() -> None:
         ("penetration", "penetration_m", 0.1, 0.5),
         ("background_px", "background_px", 4.0, 30.0),
         ("held_out_px", "held_out_px", 5.0, 30.0),
+        ("witness_log", "witness_gap", -0.3, 1.0),
+        ("contact_kept", "contact_lost", 0.3, 0.05),
     ],
 )
 def test_each_number_weighs_then_rejects(measure: str, number: str, middling: float, bad: float) -> None:
@@ -133,7 +135,12 @@ def test_a_clip_without_scene_has_no_such_numbers() -> None:
     measures = good_measures()
     nothing = np.full((FRAMES, PEOPLE), np.nan)
     measures = replace(
-        measures, background_px=np.full(FRAMES, np.nan), held_out_px=np.asarray(np.nan), scale_ratio=nothing
+        measures,
+        background_px=np.full(FRAMES, np.nan),
+        held_out_px=np.asarray(np.nan),
+        scale_ratio=nothing,
+        witness_log=np.full(2, np.nan),
+        contact_kept=np.asarray(np.nan),
     )
     verdict, _ = judge(good_result(camera="static"), measures, QualityConfig())
     assert verdict.decision == "accept"

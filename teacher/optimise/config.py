@@ -110,9 +110,9 @@ class OptimiseConfig:
     """Steps between two searches for the scene partners of contacts."""
     neighbours: int = 24
     """Scene pixels that one local surface is fitted to."""
-    search_radius: float = 0.15
+    search_radius: float = 0.25
     """How far a partner may lie from its contact in the image, in heights of the person's box."""
-    depth_ratio: float = 1.04
+    depth_ratio: float = 1.1
     """Depth test: largest ratio between the nearest scene pixel's depth and that of the local surface."""
     drift_sd: float = 0.03
     """Standard deviation of a frame's scale about the clip's, natural logarithm."""

@@ -6,7 +6,7 @@ T frames, P people. Lengths of the scene are in metres as far as the first estim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,11 +21,14 @@ from teacher.optimise.bodies import BodyParts, Points
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.contacts import Partners, SceneDepth, find_partners
 from teacher.optimise.problem import Problem
+from teacher.optimise.scale import Witness, combine, depth_witness, spread, still_witness, weighted_quantile
 from teacher.optimise.tracks import Tracks, make_tracks
 from teacher.stagefiles import Array
 
 TOUCHING = 0.5
 """Probability above which a site counts as touching."""
+CLEAR_DEPTH = 0.15
+"""Spread of log depth ratios up to which the scene's depth is believed as it is."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +46,8 @@ class Evidence:
     unit: float
     """Metres per unit of the initialiser's scene, first estimate."""
     unit_from: str
-    """What that estimate rests on: "given", "metric" (but uncertain), "contacts", "pelvis" or "none"."""
+    """What that estimate rests on: "given", "metric" (but uncertain), contacts by "depth", "still" or
+    "depth+still", a guess from the "pelvis", or "none"."""
     rotation: Tensor
     """[T, 3, 3] initial world from camera."""
     centre: Tensor
@@ -78,6 +82,8 @@ class Evidence:
     """[T, P, 6] probabilities of the contacts stage."""
     contact_prob: Tensor
     """[T, P, 6] probabilities in use; renewed as the world improves."""
+    align_sd: float
+    """Spread of the contacts' opinions on depth relative to `CLEAR_DEPTH`, at least 1; L_c1 is divided by it."""
     partners: Partners | None
     """Scene partners of the contact sites; renewed as things move."""
     ground: tuple[Tensor, Tensor] | None
@@ -98,11 +104,20 @@ class Evidence:
         """Partners for contact sites [T, P, 6, 3] in the camera."""
         if self.scene is None:
             return None
-        pixels = project(sites_cam.flatten(1, 2), K).unflatten(1, sites_cam.shape[1:3])
-        return find_partners(
-            self.scene, pixels.numpy(), config.search_radius * self.person_px.numpy(), self.K.double().numpy(),
-            size=self.size, count=config.neighbours, depth_ratio=config.depth_ratio,
-        )  # fmt: skip
+        scaled = sites_cam * (self.K[0, 0] / K[0, 0])
+        focal_first = torch.cat((sites_cam[..., :2], scaled[..., 2:]), dim=-1)  # same pixels under the first K
+        return _search(self.scene, focal_first, self.K, self.person_px, self.size, config)
+
+    def renew(self, sites_cam: Tensor, K: Tensor, depth_scale: Tensor, config: OptimiseConfig) -> None:
+        """Find the partners again, and how well they agree; sites [T, P, 6, 3] metres, depth_scale [T]."""
+        self.partners = self.search(sites_cam, K, config)
+        if self.partners is None:
+            return
+        weight = self.partners.weight * (self.contact_prob > TOUCHING)
+        ratio = (sites_cam[..., 2].clamp(min=0.05) / (depth_scale[:, None, None] * self.partners.depth)).log()
+        if bool((weight > 0).any()):
+            ratio, weight = ratio[weight > 0], weight[weight > 0]
+            self.align_sd = max(1.0, spread(ratio, weighted_quantile(ratio, weight), weight) / CLEAR_DEPTH)
 
 
 def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
@@ -144,8 +159,8 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
         keypoints_px=tensor(problem.people.keypoints_px),
         keypoint_weight=tensor(problem.people.keypoint_score) * present[..., None],
         metres_per_px=pose[..., 2, 3].clamp(min=0.1) / K[0, 0], person_px=person_px, tracks=tracks,
-        held_out=held_out, scene=scene, given_contact=contact, contact_prob=contact, partners=None, ground=ground,
-        up=up,
+        held_out=held_out, scene=scene, given_contact=contact, contact_prob=contact, align_sd=1.0, partners=None,
+        ground=ground, up=up,
     )  # fmt: skip
 
 
@@ -197,41 +212,45 @@ def _scene(problem: Problem, config: OptimiseConfig, unit: float, person_px: Ten
 def _initial_unit(
     problem: Problem, config: OptimiseConfig, points: Points, contact: Tensor, person_px: Tensor
 ) -> tuple[float, str]:
-    """Metres per unit of the scene, in closed form: depth of touching sites over depth of what they touch.
+    """Metres per unit of the scene, in closed form, from the witnesses of `scale` whose terms are in use.
 
     Without contacts the pelvis is compared with the background around it, which is a guess: people usually
     stand nearer than what is seen beside them.
     """
     if problem.cameras.metric:
         return 1.0, "given" if problem.scale_known else "metric"
+    if problem.cameras_known:  # a fixed camera travels nowhere, so only depth could tell, if there is any
+        config = replace(config, weights=replace(config.weights, contact_still=0.0))
     scene = _scene(problem, config, 1.0, person_px)
-    if scene is None:
-        return 1.0, "none"
     K = torch.from_numpy(problem.cameras.K).float()
-    present = torch.from_numpy(problem.bodies.present)
-    for source, where, weight, radius in (
-        ("contacts", points.sites, contact * (contact > TOUCHING), config.search_radius),
-        ("pelvis", points.joints[..., :1, :], present[..., None].float(), 1.0),
-    ):
-        if source == "contacts" and config.weights.contact_align == 0:
-            continue
-        pixels = project(where.flatten(1, 2), K).unflatten(1, where.shape[1:3])
-        partners = find_partners(
-            scene, pixels.numpy(), radius * person_px.numpy(), problem.cameras.K, size=problem.size,
-            count=config.neighbours, depth_ratio=config.depth_ratio if source == "contacts" else 10.0,
-        )  # fmt: skip
-        weight = weight * partners.weight
-        if (weight > 0).sum() >= 3:
-            ratio = (where[..., 2] / partners.depth)[weight > 0]
-            return float(weighted_median(ratio, weight[weight > 0])), source
-    return 1.0, "none"
+    certain = contact * (contact > TOUCHING)
+    witnesses: dict[str, Witness | None] = {}
+    if scene is not None and config.weights.contact_align > 0:
+        partners = _search(scene, points.sites, K, person_px, problem.size, config)
+        witnesses["depth"] = depth_witness(points.sites[..., 2], partners.depth, certain * partners.weight)
+    if config.weights.contact_still > 0:
+        pose = torch.from_numpy(problem.cameras.world_from_cam).float()
+        dt = torch.from_numpy(np.diff(problem.timestamps)).float()
+        witnesses["still"] = still_witness(points.sites, pose[:, :3, :3], pose[:, :3, 3], certain, dt)
+    best, names = combine(witnesses)
+    if best is None and scene is not None:
+        pelvis = points.joints[..., :1, :]
+        wide = replace(config, search_radius=1.0, depth_ratio=10.0)
+        partners = _search(scene, pelvis, K, person_px, problem.size, wide)
+        present = torch.from_numpy(problem.bodies.present)[..., None]
+        best, names = depth_witness(pelvis[..., 2], partners.depth, present * partners.weight), "pelvis"
+    return (float(np.exp(best.log_scale)), names) if best is not None else (1.0, "none")
 
 
-def weighted_median(values: Tensor, weights: Tensor) -> Tensor:
-    """The value below which half of the weight lies; values [N], weights [N] not negative."""
-    order = values.argsort()
-    share = weights[order].cumsum(0) / weights.sum()
-    return values[order][int((share < 0.5).sum())]
+def _search(
+    scene: SceneDepth, points_cam: Tensor, K: Tensor, person_px: Tensor, size: tuple[int, int], config: OptimiseConfig
+) -> Partners:
+    """Partners for points [T, P, S, 3] in the camera; K [3, 3] is the one that `scene` was measured with."""
+    pixels = project(points_cam.flatten(1, 2), K).unflatten(1, points_cam.shape[1:3])
+    return find_partners(
+        scene, pixels.numpy(), config.search_radius * person_px.numpy(), K.double().numpy(),
+        size=size, count=config.neighbours, depth_ratio=config.depth_ratio,
+    )  # fmt: skip
 
 
 def _initial_plane(sites_world: Tensor, weight: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from distill.files import load_arrays, save_arrays
 from distill.geometry.cameras import project, unproject
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.evidence import TOUCHING, Evidence
-from teacher.optimise.objective import background_px
+from teacher.optimise.objective import background_px, certainty
+from teacher.optimise.scale import depth_witness, still_witness
 from teacher.optimise.tracks import Tracks
 from teacher.optimise.variables import State
 from teacher.stagefiles import Array
@@ -47,6 +48,10 @@ class Measures:
     """[T] median reprojection error of the background in each frame, pixels."""
     held_out_px: Array
     """[] the same over correspondences that the solve never saw."""
+    witness_log: Array
+    """[2] log of the scale that depth and stillness of the contacts still ask for; 0 is agreement."""
+    contact_kept: Array
+    """[] part of the given contacts that still touch in the solved motion."""
     stature: Array
     """[P] metres."""
 
@@ -64,7 +69,7 @@ class Measures:
         numbers = {
             "keypoint_px": self.keypoint_px, "keypoint_rel": self.keypoint_rel, "background_px": self.background_px,
             "held_out_px": self.held_out_px, "slip_mps": self.slip, "foot_gap_m": self.gap,
-            "penetration_m": self.penetration,
+            "penetration_m": self.penetration, "contact_kept": self.contact_kept,
         }  # fmt: skip
         return {name: number(np.nanmedian(v)) if np.isfinite(v).any() else None for name, v in numbers.items()}
 
@@ -95,6 +100,8 @@ def measure(state: State, evidence: Evidence, config: OptimiseConfig) -> Measure
         scale_ratio=_masked_median(ratio, touching & valid & (e.scene is not None)).numpy(),
         background_px=_per_frame(state, e.tracks, len(e.rotation)),
         held_out_px=np.asarray(_median_px(state, e.held_out)),
+        witness_log=_witness_log(state, e, ratio, valid),
+        contact_kept=_kept(e),
         stature=e.body.model.stature(state.betas).numpy(),
     )
 
@@ -110,6 +117,19 @@ def _against_scene(state: State, e: Evidence, config: OptimiseConfig) -> tuple[T
     offset = state.cam.sites - unproject(partners.px, depth, state.K)
     ratio = (state.cam.sites[..., 2].clamp(min=0.05) / depth.clamp(min=0.05)).log()
     return (offset * partners.normal).sum(-1), ratio, partners.weight > 0
+
+
+def _witness_log(state: State, e: Evidence, ratio: Tensor, valid: Tensor) -> Array:
+    """[2] what the witnesses of `scale` say about the solved world, by the contacts that were given."""
+    given = certainty(e.given_contact) * (e.person_weight > 0)[..., None]
+    depth = depth_witness(ratio.exp(), torch.ones_like(ratio), given * valid * (e.scene is not None))
+    still = None if e.camera_fixed else still_witness(state.cam.sites, state.rotation, state.centre, given, e.dt)
+    return np.array([np.nan if witness is None else witness.log_scale for witness in (depth, still)])
+
+
+def _kept(e: Evidence) -> Array:
+    given = (e.given_contact > TOUCHING) & (e.person_weight > 0)[..., None]
+    return np.asarray(float((e.contact_prob > TOUCHING)[given].float().mean()) if bool(given.any()) else np.nan)
 
 
 def _masked_median(values: Tensor, mask: Tensor) -> Tensor:

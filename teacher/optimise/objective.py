@@ -91,7 +91,7 @@ def _contact_align(s: Situation) -> Weighted | None:
     depth = s.state.depth_scale[:, None, None] * partners.depth
     residual = terms.contact_align(s.state.cam.sites, partners.px, depth, s.state.K)
     weight = certainty(s.evidence.contact_prob) * partners.weight
-    return residual, weight * s.evidence.person_weight[..., None]
+    return residual / s.evidence.align_sd, weight * s.evidence.person_weight[..., None]
 
 
 def _contact_still(s: Situation) -> Weighted:

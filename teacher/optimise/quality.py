@@ -62,6 +62,10 @@ class QualityConfig:
     """Median depth of the deepest contact site below the scene, metres."""
     scale_spread: Limits = field(default_factory=lambda: Limits(weight=0.10, reject=0.35))
     """Disagreement of frames and people about the scale: robust standard deviation of its logarithm."""
+    witness_gap: Limits = field(default_factory=lambda: Limits(weight=0.15, reject=0.6))
+    """Largest change of scale that depth or stillness of the contacts still asks for, natural logarithm."""
+    contact_lost: Limits = field(default_factory=lambda: Limits(weight=0.5, reject=0.85))
+    """Part of the given contacts that do not touch in the solved motion."""
     stature_sd: Limits = field(default_factory=lambda: Limits(weight=2.5, reject=5.0))
     """How far the least plausible person's stature lies from the mean, in standard deviations."""
     unregistered: Limits = field(default_factory=lambda: Limits(weight=0.1, reject=0.6))
@@ -141,6 +145,7 @@ def _numbers(result: Result, measures: Measures, config: QualityConfig) -> dict[
     to_long_side = LONG_SIDE / max(result.cameras.size)
     seen = result.motion.present.any(0)
     statures = np.abs(measures.stature[seen] - config.stature_mean) / config.stature_one_sd
+    witnesses = np.abs(measures.witness_log[np.isfinite(measures.witness_log)])
     return {
         "keypoint_rel": _median(measures.keypoint_rel),
         "background_px": _median(measures.background_px * to_long_side),
@@ -149,6 +154,8 @@ def _numbers(result: Result, measures: Measures, config: QualityConfig) -> dict[
         "foot_gap_m": _median(measures.gap),
         "penetration_m": _median(measures.penetration),
         "scale_spread": _scale_spread(measures.scale_ratio),
+        "witness_gap": number(witnesses.max()) if witnesses.size else None,
+        "contact_lost": None if np.isnan(measures.contact_kept) else number(1 - measures.contact_kept),
         "stature_sd": number(statures.max()) if len(statures) else None,
         "unregistered": number(1 - result.cameras.valid.mean()),
     }

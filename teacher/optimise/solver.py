@@ -121,7 +121,7 @@ def _descend(
 
 def _renew_contacts(evidence: Evidence, state: State, config: OptimiseConfig, stage: int) -> None:
     """Search the partners again; from stage 2 on, let the motion speak on what touches."""
-    evidence.partners = evidence.search(state.cam.sites, state.K, config)
+    evidence.renew(state.cam.sites, state.K, state.depth_scale, config)
     if stage == 2:
         evidence.contact_prob = follow_motion(evidence.given_contact, state.world.sites, evidence.dt)
 

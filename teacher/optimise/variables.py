@@ -152,8 +152,10 @@ def free_blocks(problem: Problem) -> set[str]:
     frozen: set[str] = set()
     if problem.cameras_known:
         frozen |= {"camera_rot", "camera_pos"}
+    if problem.scale_known or (problem.cameras_known and not problem.has_scene):
+        frozen.add("log_scale")
     if problem.scale_known or not problem.has_scene:
-        frozen |= {"log_scale", "log_drift"}
+        frozen.add("log_drift")
     turns = not np.allclose(problem.cameras.world_from_cam[:, :3, :3], problem.cameras.world_from_cam[0, :3, :3])
     if problem.cameras.focal_known or (problem.cameras_known and turns):
         frozen.add("log_focal")
