@@ -166,6 +166,23 @@ def test_cameras_in_place(degrees: float, fixed: bool, tmp_path: Path) -> None:
         assert summary["turn_deg"] == pytest.approx(true_turn, rel=0.1)
 
 
+def test_rotation_is_taken_where_mapping_finds_too_little_parallax(tmp_path: Path) -> None:
+    rotations = pan(9)
+    images = turned_pictures(rotations, 300.0)
+    for k in range(20):  # the camera leans in and out: more than rotation explains, too little to triangulate from
+        s = 1 + 0.02 * np.sin(k)
+        lean = np.array([[s, 0, 160 * (1 - s)], [0, s, 90 * (1 - s)], [0, 0, 1]])
+        images[k] = cv2.warpPerspective(images[k], lean, SIZE, borderMode=cv2.BORDER_REFLECT)
+    clip = clip_of(tmp_path / "c", images, np.zeros((20, SIZE[1], SIZE[0]), np.uint8))
+    clip.begin("cameras")
+    config = CamerasConfig(sfm=SfmConfig(min_keyframes=8, max_keyframes=8))
+    summary = run_auto(clip, config, quiet).summary
+    init = load(clip)
+    assert "keyframes registered" in summary["instead_of_sfm"]
+    assert init.kind == "static" and not summary["fixed"]
+    assert summary["turn_deg"] == pytest.approx(9 * 300 / summary["focal_px"], rel=0.1)
+
+
 def test_static_on_the_users_word_keeps_a_known_lens(tmp_path: Path) -> None:
     K = np.array([[300.0, 0, 160], [0, 300, 90], [0, 0, 1]])
     rotations = pan(9)

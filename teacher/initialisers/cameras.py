@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from teacher.stagefiles import CameraInit, Frames
 from teacher.workspace import ClipFolder
 
 Array = NDArray[Any]
+NEARLY_IN_PLACE: Final = 0.006
+"""Where mapping fails, rotation alone is taken if it explains half of the frames to within this share of the
+longer side."""
 
 
 @dataclass(kw_only=True)
@@ -43,15 +46,26 @@ class CamerasConfig:
 
 @register("cameras", "auto", needs=("frames", "people"), licence="Apache-2.0")
 def run_auto(clip: ClipFolder, config: CamerasConfig, report: Report) -> Outcome:
-    """Known cameras if given; else in place if rotation explains the background; else structure from motion."""
+    """Known cameras if given; else in place if rotation explains the background; else structure from motion.
+
+    If that finds too little parallax and rotation nearly explains the background, rotation it is.
+    """
     reader = FrameReader(clip)
-    if reader.frames.world_from_cam is not None:
+    if reader.frames.world_from_cam is not None and reader.frames.K is not None:
         return run_known(clip, config, report)
     chunks = follow_background(reader, report=lambda fraction, text: report(0.2 * fraction, text))
     fit = _rotation_fit(reader, chunks, config)
     if _is_in_place(fit, reader, config):
         return _write_static(clip, reader, chunks, fit, config)
-    return _write_sfm(clip, reader, chunks, config, report)
+    try:
+        return _write_sfm(clip, reader, chunks, config, report)
+    except FootfallError as error:
+        # A person who turns while filming moves the camera by some decimetres: too little to triangulate from.
+        if float(np.median(fit.residual_px)) > NEARLY_IN_PLACE * max(reader.size):
+            raise
+        outcome = _write_static(clip, reader, chunks, fit, config)
+        outcome.summary["instead_of_sfm"] = f"{error.what}: {error.got}"
+        return outcome
 
 
 @register("cameras", "known", needs=("frames", "people"), licence="Apache-2.0")
