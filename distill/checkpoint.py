@@ -11,9 +11,9 @@
         state.old/             the checkpoint before, only while a new one is put in place
         log/                   config.yaml, log.jsonl, tracker files
 
-Nothing is pickled. The frozen backbone is in none of these files: only its id, revision and hash. `state/` is
+Nothing here is pickled. The frozen backbone is in none of these files: only its id, revision and hash. `state/` is
 written beside and moved into place, so a run killed at any moment leaves a complete checkpoint. Under
-DeepSpeed or FSDP, whose states are divided among processes, accelerate's own files replace model and
+DeepSpeed or FSDP, whose states are divided among processes, accelerate's own files (pickled) replace model and
 optimiser inside `state/`.
 """
 

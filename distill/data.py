@@ -201,7 +201,8 @@ class Windows(torch.utils.data.IterableDataset[Window]):
 
     def __iter__(self) -> Iterator[Window]:
         epoch = self.reader.epoch if self.training else 0
-        draws = ((sample, number) for sample in self.reader for number in range(self.config.windows_per_sample))
+        numbers = range(self.config.windows_per_sample)
+        draws: Iterator[tuple[Sample, int]] = ((sample, number) for sample in self.reader for number in numbers)
         if self.training:  # else all windows of a batch would show the same clip
             draws = mixed(draws, random.Random(f"{self.seed}/{epoch}/windows"), self.config.mix)
         damaged: set[str] = set()

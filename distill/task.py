@@ -28,6 +28,7 @@ from distill.losses import (
     translation_error,
 )
 from distill.models.held import Held
+from distill.models.precision import full_precision
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
 
@@ -123,15 +124,20 @@ class StudentTask(nn.Module):
             (i, j): self.student.pair(per_frame[i], per_frame[j], prompts_of(batch, i, j), points=points)
             for i, j in combinations(range(frames), 2)
         }
+        with full_precision(images.device):  # labels are composed and compared in float32, whatever autocast does
+            terms = self._terms(predictions, batch)
+            return self.loss(terms), _report(terms)
+
+    def _terms(self, predictions: dict[tuple[int, int], PairPrediction], batch: Batch) -> dict[str, Term]:
+        """All terms of all pairs."""
         collected: dict[str, list[Term]] = defaultdict(list)
         for (i, j), prediction in predictions.items():
             for name, term in self._pair_terms(prediction, batch, i, j).items():
                 collected[name].append(term)
-        for i in range(frames - 2):
+        for i in range(batch["images"].shape[1] - 2):
             first, second, long = predictions[i, i + 1], predictions[i + 1, i + 2], predictions[i, i + 2]
             collected["gap"].append(_gap_term(first, second, long, batch))
-        terms = {name: _concatenate(parts) for name, parts in collected.items()}
-        return self.loss(terms), _report(terms)
+        return {name: _concatenate(parts) for name, parts in collected.items()}
 
     def _pair_terms(self, predicted: PairPrediction, batch: Batch, i: int, j: int) -> dict[str, Term]:
         """All terms of the ordered pair of frames (i, j)."""

@@ -18,17 +18,18 @@ from accelerate.commands.config.config_args import load_config_from_file
 from torch import nn
 
 from distill import checkpoint
+from distill.body import BodyModel
 from distill.config import config_to_dict, load_config, save_config
 from distill.data import DataConfig
 from distill.errors import FootfallError
 from distill.files import read_json, write_json
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
-from distill.task import LossConfig
+from distill.task import LossConfig, StudentTask
 from distill.train_config import OptimConfig, TrainConfig
 from distill.trainer import Average, Trainer, learning_rate
 from tests.shard_support import make_shards
-from tests.student_support import one_thread  # noqa: F401 (a fixture)
+from tests.student_support import make_batch, one_thread  # noqa: F401 (a fixture)
 from tests.test_launch import launch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,6 +221,18 @@ def run_script(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", ["train_student.py", *arguments])
     return int(module.main())
+
+
+def test_bfloat16_does_not_reach_the_labels(body: BodyModel) -> None:
+    """A fresh student answers the same whatever it reads, so only the losses' own precision could differ."""
+    torch.manual_seed(0)
+    student = Student(StudentConfig(head=HeadConfig(width=48, layers=1, attention_heads=2)))
+    task, batch = StudentTask(student, LossConfig(scene_scale=0), body), make_batch(body, frames=3)
+    wanted, _ = task(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = task(batch)
+    for name in (name for name in wanted if not name.endswith("_nll")):  # log variances leave a bfloat16 layer
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-6)
 
 
 def test_learning_rate_by_hand() -> None:
