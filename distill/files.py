@@ -67,7 +67,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], meta: Mapping[st
 
     Floating arrays must be finite where the format says nothing else; that is the caller's contract.
     """
-    stored: dict[str, Any] = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    stored: dict[str, Any] = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if any(array.dtype == object for array in stored.values()):
         raise TypeError(f"{path.name}: object arrays would need pickle")
     stored[_META] = np.frombuffer(json.dumps(dict(meta or {}), allow_nan=False).encode(), dtype=np.uint8)
