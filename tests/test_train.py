@@ -336,6 +336,7 @@ def test_bad_optimiser_settings(setting: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_deepspeed_by_launch_config_makes_the_same_losses(labels: Path, tmp_path: Path) -> None:
     """ZeRO stage 2 on two CPU processes against plain ones; then its own state goes on."""
     pytest.importorskip("deepspeed")
