@@ -44,6 +44,8 @@ class SfmConfig:
     """Range of focal lengths to be believed, as multiples of the longer side (field of view 90 to 26 degrees)."""
     doubtful_px: float = 0.5
     """A map whose mean reprojection error is larger, pixels, is compared with one at the guessed focal length."""
+    max_seconds: int = 90
+    """Longest time of one mapping; what is mapped by then is taken."""
     max_error_px: float = 2.0
     """Inlier threshold of resection, pixels."""
     min_points: int = 12
@@ -82,7 +84,14 @@ def choose_keyframes(path_px: Array, size: tuple[int, int], config: SfmConfig) -
 
 
 def solve_sfm(
-    reader: FrameReader, path_px: Array, config: SfmConfig, report: Report, *, K: Array | None, guess: float
+    reader: FrameReader,
+    path_px: Array,
+    config: SfmConfig,
+    report: Report,
+    *,
+    K: Array | None,
+    guess: float,
+    retry: bool = True,
 ) -> tuple[CameraInit, dict[str, Any]]:
     """Cameras of every frame and sparse points.
 
@@ -91,6 +100,7 @@ def solve_sfm(
         path_px: [T] accumulated background motion, pixels.
         K: known intrinsics, which then stay as they are, or None.
         guess: focal length where the video does not tell it, pixels.
+        retry: map again with twice the keyframes if too few of them are registered.
 
     Raises:
         FootfallError: too few keyframes could be registered.
@@ -98,7 +108,7 @@ def solve_sfm(
     keyframes = choose_keyframes(path_px, reader.size, config)
     report(0.2, f"mapping {len(keyframes)} keyframes")
     best = _map_keyframes(reader, keyframes, config, K, exhaustive=len(keyframes) <= 24)
-    if best is None or len(best.cam_from_world) < config.min_registered * len(keyframes):
+    if retry and (best is None or len(best.cam_from_world) < config.min_registered * len(keyframes)):
         keyframes = choose_keyframes(path_px, reader.size, _denser(config))
         report(0.4, f"mapping again with {len(keyframes)} keyframes")
         again = _map_keyframes(reader, keyframes, config, K, exhaustive=True)
@@ -186,6 +196,8 @@ def _map_keyframes(
         options.ba_refine_focal_length = K is None
         options.min_model_size = 3
         options.multiple_models = True
+        options.max_num_models = 5
+        options.max_runtime_seconds = config.max_seconds  # grass and leaves start hundreds of tiny models
         options.max_runtime_seconds = MAX_MAPPING_S
         models = colmap.incremental_mapping(database, folder / "images", folder / "models", options)
         if not models:

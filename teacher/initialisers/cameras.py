@@ -57,11 +57,12 @@ def run_auto(clip: ClipFolder, config: CamerasConfig, report: Report) -> Outcome
     fit = _rotation_fit(reader, chunks, config)
     if _is_in_place(fit, reader, config):
         return _write_static(clip, reader, chunks, fit, config)
+    # A person who turns while filming moves the camera by some decimetres: often too little to triangulate from.
+    nearly_in_place = float(np.median(fit.residual_px)) <= NEARLY_IN_PLACE * max(reader.size)
     try:
-        return _write_sfm(clip, reader, chunks, config, report)
+        return _write_sfm(clip, reader, chunks, config, report, retry=not nearly_in_place)
     except FootfallError as error:
-        # A person who turns while filming moves the camera by some decimetres: too little to triangulate from.
-        if float(np.median(fit.residual_px)) > NEARLY_IN_PLACE * max(reader.size):
+        if not nearly_in_place:
             raise
         outcome = _write_static(clip, reader, chunks, fit, config)
         outcome.summary["instead_of_sfm"] = f"{error.what}: {error.got}"
@@ -137,11 +138,13 @@ def _write_static(
 
 
 def _write_sfm(
-    clip: ClipFolder, reader: FrameReader, chunks: list[Any], config: CamerasConfig, report: Report
-) -> Outcome:
+    clip: ClipFolder, reader: FrameReader, chunks: list[Any], config: CamerasConfig, report: Report,
+    *, retry: bool = True,
+) -> Outcome:  # fmt: skip
     known = None if reader.frames.K is None else np.asarray(reader.frames.K)
     guess = config.focal_guess * float(np.hypot(*reader.size))
-    init, summary = solve_sfm(reader, path_lengths(chunks, len(reader)), config.sfm, report, K=known, guess=guess)
+    path_px = path_lengths(chunks, len(reader))
+    init, summary = solve_sfm(reader, path_px, config.sfm, report, K=known, guess=guess, retry=retry)
     init.save(clip.stage_dir("cameras"))
     return Outcome(summary={"kind": "sfm", **summary})
 
