@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from teacher.initialisers.registry import Report
 from teacher.stagefiles import CameraInit, write_image
 
 Array = NDArray[Any]
-MAX_MAPPING_S: Final = 240
-"""Longest time of one mapping, seconds; without parallax COLMAP would go on looking for a first pair."""
 
 
 @dataclass(kw_only=True)
@@ -198,7 +196,6 @@ def _map_keyframes(
         options.multiple_models = True
         options.max_num_models = 5
         options.max_runtime_seconds = config.max_seconds  # grass and leaves start hundreds of tiny models
-        options.max_runtime_seconds = MAX_MAPPING_S
         models = colmap.incremental_mapping(database, folder / "images", folder / "models", options)
         if not models:
             return None
