@@ -22,7 +22,7 @@ from teacher.optimise import quality
 from teacher.optimise import run as optimise
 from teacher.optimise.assemble import assemble_result
 from teacher.optimise.config import LearningRates, OptimiseConfig, TermWeights
-from teacher.optimise.contacts import SceneDepth, find_partners, follow_motion
+from teacher.optimise.contacts import Partners, SceneDepth, find_partners, follow_motion, only_level
 from teacher.optimise.degrade import Degradation, problem_from_truth
 from teacher.optimise.evidence import make_evidence
 from teacher.optimise.measure import Measures, measure
@@ -294,6 +294,15 @@ def test_a_site_at_a_depth_edge_has_no_partner() -> None:
     assert (whole.weight > 0).all()
     torch.testing.assert_close(whole.depth, torch.full((1, 1, 6), 6.0), rtol=1e-4, atol=1e-4)
     assert (partners.weight > 0).sum() < 6
+
+
+def test_nobody_stands_on_a_wall_but_a_hand_may_rest_on_it() -> None:
+    normal = torch.zeros(1, 1, 6, 3)
+    normal[..., 0, :] = torch.tensor([0.0, -1.0, 0.0])  # a floor: up is -y in a level camera
+    normal[..., 1:, :] = torch.tensor([0.0, 0.0, -1.0])  # a wall that faces the camera
+    found = Partners(px=torch.zeros(1, 1, 6, 2), depth=torch.ones(1, 1, 6), normal=normal, weight=torch.ones(1, 1, 6))
+    kept = only_level(found, torch.tensor([[0.0, -1.0, 0.0]]), 35.0)
+    assert kept.weight.flatten().tolist() == [1, 0, 0, 0, 1, 1]
 
 
 def test_sparse_points_replace_missing_dense_depth() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from distill.geometry.conventions import SMPL_JOINTS
 from distill.results import Cameras, Motion, Result
 from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.contacts import FEET
 from teacher.optimise.evidence import TOUCHING
 from teacher.optimise.gravity import Gravity, find_gravity, world_from_solved
 from teacher.optimise.measure import Measures
@@ -22,8 +23,6 @@ GOOD_KEYPOINTS = 0.03
 """Reprojection error, in heights of the person, at which a body's confidence halves."""
 SCENE_FRAMES = 12
 """Frames whose dense depth gives points to the scene."""
-FEET = 4
-"""The first sites are those of the feet."""
 
 
 def assemble_result(problem: Problem, solution: Solution, measures: Measures, config: OptimiseConfig) -> Result:

@@ -19,9 +19,9 @@ class TermWeights:
     scene_2d: float = 30.0
     """L_2D, stage 2; pixels of an image whose longer side is 512."""
     contact_align: float = 1.0
-    """L_c1, both stages; 0 also takes contacts away from the first estimate of the scale."""
+    """L_c1, both stages; 0 also takes depth away from the first estimate of the scale."""
     contact_still: float = 1.0
-    """L_c2, both stages."""
+    """L_c2, both stages; 0 also takes stillness away from that estimate."""
     ground_plane: float = 1.0
     """Stance feet on one unknown plane; used instead of L_c1 where the scene has no depth."""
     ground_up: float = 0.1
@@ -114,6 +114,8 @@ class OptimiseConfig:
     """How far a partner may lie from its contact in the image, in heights of the person's box."""
     depth_ratio: float = 1.1
     """Depth test: largest ratio between the nearest scene pixel's depth and that of the local surface."""
+    foot_slope_deg: float = 35.0
+    """Steepest surface that a foot can stand on, degrees against the up direction of the bodies."""
     drift_sd: float = 0.03
     """Standard deviation of a frame's scale about the clip's, natural logarithm."""
     drift_step_sd: float = 0.003
@@ -150,6 +152,7 @@ class OptimiseConfig:
             "neighbours": (self.neighbours, self.neighbours >= 4, "at least 4"),
             "search_radius": (self.search_radius, self.search_radius > 0, "more than 0"),
             "depth_ratio": (self.depth_ratio, self.depth_ratio > 1, "more than 1"),
+            "foot_slope_deg": (self.foot_slope_deg, 0 < self.foot_slope_deg <= 90, "more than 0, at most 90"),
             "drift_sd": (self.drift_sd, self.drift_sd > 0, "more than 0"),
             "drift_step_sd": (self.drift_step_sd, self.drift_step_sd > 0, "more than 0"),
             "focal_sd": (self.focal_sd, self.focal_sd > 0, "more than 0"),

@@ -9,12 +9,13 @@ followed to the site's own pixel. Inverse depth of a plane is affine in the pixe
 JOSH takes the depth of the nearest valid pixel as it is; on ground seen at a slant that pixel lies nearer
 than the foot, and its test (depth ratio at most 1.01 between the site's pixel and the partner's) then drops
 most contacts or keeps biased ones. Following the surface removes the slant from the residual and from the
-test, which compares the nearest pixel's depth with the surface there.
+test, which compares the nearest pixel's depth with the surface there. The surface under a foot must also be
+about level (`only_level`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from torch import Tensor
 
 from teacher.optimise.tracks import observed_depth
 from teacher.stagefiles import Array, CameraInit, DepthInit
+
+FEET = 4
+"""The first sites of `conventions.CONTACT_SITES` are those of the feet."""
 
 
 @dataclass(kw_only=True)
@@ -129,6 +133,21 @@ def find_partners(
         normal=torch.from_numpy(normal.reshape(*shape, 3)).float(),
         weight=torch.from_numpy(np.where(good, cosine, 0.0).reshape(shape)).float(),
     )
+
+
+def only_level(partners: Partners, up_cam: Tensor, max_slope_deg: float) -> Partners:
+    """Partners without those of feet on too steep a surface: nobody stands there, so the depth is wrong.
+
+    Depth of a bare floor is often that of the wall behind it; such a surface has neither the floor's place nor
+    its slope, and the slope can be tested before the scale is known.
+
+    Args:
+        partners: of all sites. up_cam: [T, 3] up as the bodies have it, in the camera. max_slope_deg: degrees.
+    """
+    cosine = (partners.normal * up_cam[:, None, None]).sum(-1)
+    steep = cosine < np.cos(np.radians(max_slope_deg))
+    steep[..., FEET:] = False
+    return replace(partners, weight=partners.weight * ~steep)
 
 
 def _fit_inverse_depth(offset: Array, depth: Array, found: Array, rounds: int = 4) -> Array:

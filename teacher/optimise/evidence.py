@@ -19,7 +19,7 @@ from distill.geometry.conventions import SMPL_JOINTS
 from distill.geometry.transforms import make_transform, transform_points
 from teacher.optimise.bodies import BodyParts, Points
 from teacher.optimise.config import OptimiseConfig
-from teacher.optimise.contacts import Partners, SceneDepth, find_partners
+from teacher.optimise.contacts import Partners, SceneDepth, find_partners, only_level
 from teacher.optimise.problem import Problem
 from teacher.optimise.scale import Witness, combine, depth_witness, spread, still_witness, weighted_quantile
 from teacher.optimise.tracks import Tracks, make_tracks
@@ -106,7 +106,8 @@ class Evidence:
             return None
         scaled = sites_cam * (self.K[0, 0] / K[0, 0])
         focal_first = torch.cat((sites_cam[..., :2], scaled[..., 2:]), dim=-1)  # same pixels under the first K
-        return _search(self.scene, focal_first, self.K, self.person_px, self.size, config)
+        partners = _search(self.scene, focal_first, self.K, self.person_px, self.size, config)
+        return only_level(partners, self.up @ self.rotation, config.foot_slope_deg)
 
     def renew(self, sites_cam: Tensor, K: Tensor, depth_scale: Tensor, config: OptimiseConfig) -> None:
         """Find the partners again, and how well they agree; sites [T, P, 6, 3] metres, depth_scale [T]."""
@@ -135,18 +136,15 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
     points = body(betas.expand(len(pose), *betas.shape), body_rot, pose)
     person_px = _heights_px(points.joints, K, present)
     contact = tensor(problem.contacts.prob) * present[..., None]
-    unit, unit_from = _initial_unit(problem, config, points, contact, person_px)
-    scene = _scene(problem, config, unit, person_px)
     rotation = tensor(problem.cameras.world_from_cam[:, :3, :3])
+    up = body_up(points.joints @ rotation.transpose(-1, -2)[:, None], present)
+    unit, unit_from = _initial_unit(problem, config, points, contact, person_px, up @ rotation)
+    scene = _scene(problem, config, unit, person_px)
     centre = tensor(unit * problem.cameras.world_from_cam[:, :3, 3])
     tracks, held_out = make_tracks(
         problem.cameras, unit=unit, gaps=config.track_gaps, max_pairs=config.max_pairs, held_out=config.held_out,
         seed=config.seed,
     )  # fmt: skip
-    world = transform_points(make_transform(rotation, centre), points.joints.flatten(1, 2)).unflatten(
-        1, points.joints.shape[1:3]
-    )
-    up = body_up(world, present)
     ground = None
     if scene is None:
         sites = transform_points(make_transform(rotation, centre), points.sites.flatten(1, 2))
@@ -173,7 +171,11 @@ def _without_empty(cam_from_body: Array, present: Array) -> Array:
 
 
 def body_up(joints_world: Tensor, present: Tensor) -> Tensor:
-    """[3] mean direction from the ankles to the neck: up, as people stand. joints [T, P, 24, 3], present [T, P]."""
+    """[3] mean direction from ankles to neck: up, as people stand.
+
+    Args:
+        joints_world: [T, P, 24, 3] in the world's axes. present: [T, P] bool.
+    """
     neck = joints_world[..., SMPL_JOINTS.index("neck"), :]
     ankles = joints_world[..., [SMPL_JOINTS.index("left_ankle"), SMPL_JOINTS.index("right_ankle")], :].mean(-2)
     axis = torch.nn.functional.normalize(neck - ankles, dim=-1)[present]
@@ -210,7 +212,7 @@ def _scene(problem: Problem, config: OptimiseConfig, unit: float, person_px: Ten
 
 
 def _initial_unit(
-    problem: Problem, config: OptimiseConfig, points: Points, contact: Tensor, person_px: Tensor
+    problem: Problem, config: OptimiseConfig, points: Points, contact: Tensor, person_px: Tensor, up_cam: Tensor
 ) -> tuple[float, str]:
     """Metres per unit of the scene, in closed form, from the witnesses of `scale` whose terms are in use.
 
@@ -227,6 +229,7 @@ def _initial_unit(
     witnesses: dict[str, Witness | None] = {}
     if scene is not None and config.weights.contact_align > 0:
         partners = _search(scene, points.sites, K, person_px, problem.size, config)
+        partners = only_level(partners, up_cam, config.foot_slope_deg)
         witnesses["depth"] = depth_witness(points.sites[..., 2], partners.depth, certain * partners.weight)
     if config.weights.contact_still > 0:
         pose = torch.from_numpy(problem.cameras.world_from_cam).float()

@@ -16,6 +16,7 @@ from torch import Tensor
 from distill.files import load_arrays, save_arrays
 from distill.geometry.cameras import project, unproject
 from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.contacts import FEET
 from teacher.optimise.evidence import TOUCHING, Evidence
 from teacher.optimise.objective import background_px, certainty
 from teacher.optimise.scale import depth_witness, still_witness
@@ -111,7 +112,7 @@ def _against_scene(state: State, e: Evidence, config: OptimiseConfig) -> tuple[T
     partners = e.search(state.cam.sites, state.K, config)
     if partners is None:
         height = state.world.sites @ state.normal - state.offset
-        feet = torch.arange(height.shape[-1]) < 4
+        feet = torch.arange(height.shape[-1]) < FEET
         return height, torch.zeros_like(height), feet.expand(height.shape)
     depth = state.depth_scale[:, None, None] * partners.depth
     offset = state.cam.sites - unproject(partners.px, depth, state.K)

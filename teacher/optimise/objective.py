@@ -18,6 +18,7 @@ from torch import Tensor
 from distill.geometry.cameras import unproject
 from teacher.optimise import terms
 from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.contacts import FEET
 from teacher.optimise.evidence import TOUCHING, Evidence
 from teacher.optimise.robust import length, rho
 from teacher.optimise.tracks import Tracks
@@ -102,8 +103,8 @@ def _contact_still(s: Situation) -> Weighted:
 def _ground_plane(s: Situation) -> Weighted | None:
     if s.evidence.ground is None:
         return None
-    feet = s.state.world.sites[..., :4, :]
-    weight = certainty(s.evidence.contact_prob[..., :4]) * s.evidence.person_weight[..., None]
+    feet = s.state.world.sites[..., :FEET, :]
+    weight = certainty(s.evidence.contact_prob[..., :FEET]) * s.evidence.person_weight[..., None]
     return terms.ground_plane(feet, s.state.normal, s.state.offset), weight
 
 
