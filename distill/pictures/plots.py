@@ -116,5 +116,5 @@ def plot_curves(
     if log:
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5))  # many terms: beside, not over
     _save(figure, path)
