@@ -86,10 +86,3 @@ def get_initialiser(slot: str, name: str) -> Initialiser:
             do="correct the config, or register yours (docs/extending.md)",
         )  # fmt: skip
     return _REGISTRY[slot, name]
-
-
-def list_initialisers() -> list[Initialiser]:
-    """All registered initialisers, by slot and name."""
-    for module in EMBEDDED:
-        importlib.import_module(module)
-    return [_REGISTRY[key] for key in sorted(_REGISTRY)]
