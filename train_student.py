@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def main() -> int:
     except FootfallError as error:
         print(f"train_student: {error}", file=sys.stderr)
         return 2
+    # A wrapped model keeps its process group. Left to the interpreter's end, gloo's threads find no interpreter any
+    # more and abort a process that has done all its work.
+    gc.collect()
     return 0
 
 

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
+import gc
 import importlib.util
 import pathlib
 import sys
@@ -24,23 +25,29 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader, TensorDataset
 
-accelerator = Accelerator(cpu=True)
-assert accelerator.num_processes == 2, accelerator.num_processes
-model = torch.nn.Linear(1, 1)
-optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
-loader = DataLoader(TensorDataset(torch.arange(8.0)[:, None]), batch_size=2)
-model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
-seen = torch.cat([batch for (batch,) in loader])
-loss = model(seen).square().mean()
-accelerator.backward(loss)
-gradients = accelerator.gather(model.module.weight.grad)
-assert torch.equal(gradients[0], gradients[1]), gradients
-everything = sorted(accelerator.gather(seen).flatten().tolist())
-assert everything == list(range(8)), everything
-spec = importlib.util.find_spec("datasets")
-assert spec is None or spec.origin is None or not spec.origin.startswith({root!r} + "/datasets"), spec
-pathlib.Path(sys.argv[1], f"rank{{accelerator.process_index}}").touch()
-accelerator.end_training()
+
+def main():
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2, accelerator.num_processes
+    model = torch.nn.Linear(1, 1)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.arange(8.0)[:, None]), batch_size=2)
+    model, optimiser, loader = accelerator.prepare(model, optimiser, loader)
+    seen = torch.cat([batch for (batch,) in loader])
+    loss = model(seen).square().mean()
+    accelerator.backward(loss)
+    gradients = accelerator.gather(model.module.weight.grad)
+    assert torch.equal(gradients[0], gradients[1]), gradients
+    everything = sorted(accelerator.gather(seen).flatten().tolist())
+    assert everything == list(range(8)), everything
+    spec = importlib.util.find_spec("datasets")
+    assert spec is None or spec.origin is None or not spec.origin.startswith({root!r} + "/datasets"), spec
+    pathlib.Path(sys.argv[1], f"rank{{accelerator.process_index}}").touch()
+    accelerator.end_training()
+
+
+main()
+gc.collect()  # see the end of train_student.main
 """
 
 
