@@ -11,13 +11,13 @@ import torch
 from distill.body import BodyModel
 from distill.errors import FootfallError
 from distill.geometry.conventions import KEYPOINTS, SMPL_JOINTS
-from distill.geometry.rotations import matrix_from_rotvec, rotvec_from_matrix
+from distill.geometry.rotations import left_jacobian_inverse, matrix_from_rotvec, rotvec_from_matrix
 from distill.geometry.transforms import make_transform
 from distill.synthetic import ClipSpec, SyntheticClip, make_clip
 from teacher.initialisers import bodies
 from teacher.initialisers.bodies import BodiesConfig, FittedPerson, fit_person
 from teacher.initialisers.body_fit import UNKNOWNS, BodyFit, FitConfig, Pose, _Normal, moved
-from teacher.initialisers.body_points import KeypointPieces, left_jacobian_inverse
+from teacher.initialisers.body_points import KeypointPieces
 from teacher.initialisers.body_prior import MEAN, prior_residuals, usual_pose
 from teacher.initialisers.body_start import root_rotation
 from teacher.stagefiles import BodyInit, CameraInit, Frames, People

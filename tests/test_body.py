@@ -14,9 +14,10 @@ from torch import Tensor
 
 from distill.body import BodyModel, load_body_model
 from distill.body.model import BodyArrays, forward_kinematics
+from distill.body.pieces import BodyPieces, keypoint_rows, site_rows
 from distill.errors import FootfallError
 from distill.geometry.conventions import CONTACT_SITES, KEYPOINTS, SMPL_JOINTS, SMPL_PARENTS
-from distill.geometry.rotations import matrix_from_quat
+from distill.geometry.rotations import matrix_from_quat, matrix_from_rotvec
 from distill.geometry.transforms import make_transform, transform_points
 from tests.conftest import TOLERANCES
 
@@ -269,3 +270,29 @@ def test_the_shipped_body_agrees_with_the_one_made_for_the_facts(exact: BodyMode
     assert np.abs(centred - exact.joint_template.numpy()).max() < 0.04
     height = np.ptp(other["v_template"][:, 1])
     assert abs(height - float(exact.stature(torch.zeros(10, dtype=torch.float64)))) < 0.04
+
+
+def test_pieces_are_joints_keypoints_and_sites_with_exact_derivatives(body: BodyModel) -> None:
+    generator = torch.Generator().manual_seed(3)
+    betas = torch.randn(2, body.num_betas, generator=generator, dtype=torch.float64)
+    turns = 0.4 * torch.randn(4, 2, 24, 3, generator=generator, dtype=torch.float64)
+    place = torch.randn(4, 2, 3, generator=generator, dtype=torch.float64)
+    pieces = BodyPieces(body, [*keypoint_rows(body), *site_rows(body)], with_joints=True)
+
+    def points(amount: Tensor, shape: Tensor) -> Tensor:
+        """All rotations turned on the right by `amount` [24, 3]."""
+        rotation = matrix_from_rotvec(turns) @ matrix_from_rotvec(amount)
+        return pieces.points(betas + shape, rotation[..., 1:, :, :], make_transform(rotation[..., 0, :, :], place))
+
+    zero, no_shape = torch.zeros(24, 3).double(), torch.zeros(body.num_betas).double()
+    rotation = matrix_from_rotvec(turns)
+    pose = make_transform(rotation[..., 0, :, :], place)
+    single = betas.float().expand(4, 2, -1), rotation[..., 1:, :, :].float(), pose.float()
+    expected = torch.cat((body(*single).joints, body.keypoints(*single), body.sites(*single)), -2)
+    torch.testing.assert_close(points(zero, no_shape).float(), expected, **TOLERANCES[torch.float32])
+    at = pieces.linearise(betas, rotation[..., 1:, :, :], pose)
+    torch.testing.assert_close(at.points, points(zero, no_shape))
+    by_turn, by_shape = torch.autograd.functional.jacobian(points, (zero, no_shape))
+    own_axes = (at.by_turn @ at.rotations[..., None, :, :, :]).movedim(-3, -2)  # [T, P, K, 3, 24, 3]
+    torch.testing.assert_close(own_axes, by_turn)
+    torch.testing.assert_close(at.by_shape, by_shape)

@@ -55,3 +55,23 @@ def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     """Rotations [..., 3, 3] on the geodesic from `a` (weight 0) to `b` (weight 1); weight [...]."""
     step = rotvec_from_matrix(a.transpose(-1, -2) @ b)
     return a @ matrix_from_rotvec(step * weight[..., None])
+
+
+def cross_matrix(vector: Tensor) -> Tensor:
+    """[..., 3] v -> [..., 3, 3] with matrix @ u = v x u."""
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack((zero, -z, y, z, zero, -x, -y, x, zero), -1).unflatten(-1, (3, 3))
+
+
+def left_jacobian_inverse(rotvec: Tensor) -> Tensor:
+    """[..., 3] w -> [..., 3, 3] J with log(exp(d) exp(w)) = w + J d for small d (SO(3), left)."""
+    angle = rotvec.norm(dim=-1)[..., None, None].clamp(1e-4, 3.1)
+    matrix = cross_matrix(rotvec)
+    factor = 1 / angle**2 - (1 + angle.cos()) / (2 * angle * angle.sin())
+    return torch.eye(3).to(rotvec) - 0.5 * matrix + factor * matrix @ matrix
+
+
+def right_jacobian_inverse(rotvec: Tensor) -> Tensor:
+    """[..., 3] w -> [..., 3, 3] J with log(exp(w) exp(d)) = w + J d for small d (SO(3), right)."""
+    return left_jacobian_inverse(-rotvec)

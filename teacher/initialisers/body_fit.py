@@ -18,8 +18,8 @@ from scipy.linalg import LinAlgError, solveh_banded
 from torch import Tensor
 
 from distill.geometry.conventions import KEYPOINTS
-from distill.geometry.rotations import matrix_from_rotvec, rotvec_from_matrix
-from teacher.initialisers.body_points import KeypointPieces, left_jacobian_inverse
+from distill.geometry.rotations import left_jacobian_inverse, matrix_from_rotvec, rotvec_from_matrix
+from teacher.initialisers.body_points import KeypointPieces
 from teacher.initialisers.body_prior import prior_residuals
 
 UNKNOWNS: Final = 75

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.geometry.conventions import SMPL_JOINTS
-from distill.geometry.rotations import matrix_from_rotvec, rotvec_from_matrix
-from teacher.initialisers.body_points import left_jacobian_inverse
+from distill.geometry.rotations import left_jacobian_inverse, matrix_from_rotvec, rotvec_from_matrix
 
 Triple = tuple[float, float, float]
 

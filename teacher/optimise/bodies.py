@@ -1,4 +1,4 @@
-"""The points of the bodies that the terms need, from one pass over a small part of the mesh."""
+"""The points of the bodies that the terms need."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from distill.body import BodyModel
-from distill.geometry.conventions import CONTACT_SITES
+from distill.body.pieces import BodyPieces, keypoint_rows, site_rows
+from distill.geometry.conventions import CONTACT_SITES, KEYPOINTS, SMPL_JOINTS
 
 
 @dataclass(kw_only=True)
@@ -24,23 +25,18 @@ class Points:
 
 
 class BodyParts:
-    """Joints, keypoints and contact sites at once: one skinning of some hundred vertices, not of the mesh."""
+    """Joints, keypoints and contact sites of a model at once, each as a few rigid pieces and not as a mesh."""
 
-    def __init__(self, model: BodyModel) -> None:
+    def __init__(self, model: BodyModel, dtype: torch.dtype = torch.float32) -> None:
         self.model = model
-        site_ids = [model.site_vertices[site] for site in CONTACT_SITES]
-        rows = [*model.keypoint_ids, *site_ids]
-        row_weights = [*model.keypoint_weights, *(torch.full((len(ids),), 1 / len(ids)) for ids in site_ids)]
-        self._vertex_ids, position = torch.unique(torch.cat(rows), return_inverse=True)
-        self._gather = torch.zeros(len(rows), len(self._vertex_ids), dtype=model.v_template.dtype)
-        row = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(ids) for ids in rows]))
-        self._gather.index_put_((row, position), torch.cat(row_weights).to(self._gather), accumulate=True)
-        self._keypoints = len(model.keypoint_ids)
+        self.pieces = BodyPieces(model, [*keypoint_rows(model), *site_rows(model)], with_joints=True, dtype=dtype)
 
     def __call__(self, betas: Tensor, body_rot: Tensor, target_from_body: Tensor) -> Points:
-        """Betas [T, P, B], body_rot [T, P, 23, 3, 3], target_from_body [T, P, 4, 4]."""
-        posed = self.model(betas, body_rot, target_from_body, vertex_ids=self._vertex_ids)
-        picked = self._gather @ posed.vertices
-        return Points(
-            joints=posed.joints, keypoints=picked[..., : self._keypoints, :], sites=picked[..., self._keypoints :, :]
-        )
+        """Betas [P, B], body_rot [T, P, 23, 3, 3], target_from_body [T, P, 4, 4]."""
+        return split(self.pieces.points(betas, body_rot, target_from_body))
+
+
+def split(points: Tensor) -> Points:
+    """All points [..., 53, 3] of `BodyParts.pieces` by their kind."""
+    joints, keypoints, sites = points.split((len(SMPL_JOINTS), len(KEYPOINTS), len(CONTACT_SITES)), dim=-2)
+    return Points(joints=joints, keypoints=keypoints, sites=sites)

@@ -98,7 +98,7 @@ class Evidence:
 
     def pose_points(self, betas: Tensor, body_rot: Tensor, cam_from_body: Tensor) -> Points:
         """Points of all bodies in the camera; betas [P, B] are those of the clip."""
-        return self.body(betas.expand(len(body_rot), *betas.shape), body_rot, cam_from_body)
+        return self.body(betas, body_rot, cam_from_body)
 
     def search(self, sites_cam: Tensor, K: Tensor, config: OptimiseConfig) -> Partners | None:
         """Partners for contact sites [T, P, 6, 3] in the camera."""
@@ -133,7 +133,7 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
     pose = tensor(_without_empty(bodies.cam_from_body, bodies.present))
     K = tensor(problem.cameras.K)
     betas, body_rot = tensor(bodies.betas), tensor(bodies.body_rot)
-    points = body(betas.expand(len(pose), *betas.shape), body_rot, pose)
+    points = body(betas, body_rot, pose)
     person_px = _heights_px(points.joints, K, present)
     contact = tensor(problem.contacts.prob) * present[..., None]
     rotation = tensor(problem.cameras.world_from_cam[:, :3, :3])
