@@ -49,6 +49,13 @@ class Term:
     make: Callable[[Situation], Weighted | None]
     """None where the term does not apply to this clip."""
     stages: tuple[int, ...] = (1, 2)
+    reads: tuple[str, ...] = ()
+    """Fields of the state with the people's points that the term reads, such as "cam.sites". Row (t, p, i) of such a
+    term depends on points of person p alone, in the frames t to t + span - 1, and on what all frames share."""
+    span: int = 1
+    """Frames that one row depends on."""
+    local: bool = True
+    """Whether row i depends on no other point than the field's point i."""
 
 
 def observed_world(state: State, tracks: Tracks) -> Tensor:
@@ -188,19 +195,19 @@ def _focal_prior(s: Situation) -> Weighted:
 TERMS: Final = (
     Term(name="scene_3d", gamma=1.1, make=_scene_3d, stages=(1,)),
     Term(name="scene_2d", gamma=0.4, make=_scene_2d, stages=(2,)),
-    Term(name="contact_align", gamma=1.1, make=_contact_align),
-    Term(name="contact_still", gamma=1.1, make=_contact_still),
-    Term(name="ground_plane", gamma=1.1, make=_ground_plane),
+    Term(name="contact_align", gamma=1.1, make=_contact_align, reads=("cam.sites",)),
+    Term(name="contact_still", gamma=1.1, make=_contact_still, reads=("world.sites",), span=2),
+    Term(name="ground_plane", gamma=1.1, make=_ground_plane, reads=("world.sites",)),
     Term(name="ground_up", gamma=1.1, make=_ground_up),
-    Term(name="penetration", gamma=1.1, make=_penetration),
+    Term(name="penetration", gamma=1.1, make=_penetration, reads=("cam.sites", "world.sites")),
     Term(name="prior_root_rot", gamma=1.1, make=_prior_root_rot),
     Term(name="prior_root_pos", gamma=1.1, make=_prior_root_pos),
     Term(name="prior_pose", gamma=1.1, make=_prior_pose),
     Term(name="prior_shape", gamma=1.1, make=_prior_shape),
     Term(name="stature", gamma=1.1, make=_stature),
-    Term(name="smooth", gamma=1.1, make=_smooth),
+    Term(name="smooth", gamma=1.1, make=_smooth, reads=("world.joints",), span=3),
     Term(name="camera_smooth", gamma=1.1, make=_camera_smooth),
-    Term(name="keypoints_2d", gamma=0.4, make=_keypoints_2d),
+    Term(name="keypoints_2d", gamma=0.4, make=_keypoints_2d, reads=("cam.keypoints",)),
     Term(name="scale_tie", gamma=1.1, make=_scale_tie),
     Term(name="scale_prior", gamma=1.1, make=_scale_prior),
     Term(name="focal_prior", gamma=1.1, make=_focal_prior),

@@ -1,0 +1,213 @@
+"""Rows of the terms: residuals, weights and derivatives by the fields of the state that each term reads.
+
+Terms of people declare which points they read (`Term.reads`, `span`, `local`); their derivatives are found by
+forward-mode differentiation of the term itself, one seed for each coordinate and frame of a row, so that a new
+term needs no second formula. Terms of cameras, scene and single blocks have few shapes and are written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from distill.geometry.rotations import cross_matrix, left_jacobian_inverse, right_jacobian_inverse, rotvec_from_matrix
+from teacher.optimise.bodies import Points
+from teacher.optimise.objective import LONG_SIDE, Situation, Term, observed_world
+from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PERSON, PLANE, SCALE, Tangent
+from teacher.optimise.terms import NEAR, REFERENCE_S
+from teacher.optimise.tracks import Tracks
+
+EXTRAS = COMMON + 1
+"""What a point's row may read beside points: the common unknowns, then the log of its frame's scene depth."""
+DEPTH = COMMON
+
+
+@dataclass(kw_only=True)
+class PointRows:
+    """A term of one frame's points: residual [T, P, n, D]."""
+
+    by_point: Tensor
+    """[T, P, n, D, 3] by point i of row i if the term is local, else [T, P, n, D, K, 3]."""
+    by_extra: Tensor
+    """[T, P, n, D, EXTRAS]."""
+
+
+def _with_points(state_points: Points, kind: str, points: Tensor) -> Points:
+    return replace(state_points, **{kind: points})
+
+
+def _shifted(situation: Situation, field: str, points: Tensor, extra: Tensor) -> Situation:
+    """The situation with other points of one field, and the state's shared parts moved by `extra` [EXTRAS]."""
+    state = situation.state
+    place, kind = field.split(".")
+    moved = _with_points(getattr(state, place), kind, points)
+    grown = extra[FOCAL].exp()
+    K = torch.cat((torch.cat((state.K[:2, :2] * grown, state.K[:2, 2:]), 1), state.K[2:]))
+    tilt = extra[PLANE][:3]
+    state = replace(
+        state, **{place: moved}, K=K, scale=state.scale * extra[SCALE].exp(),
+        depth_scale=state.depth_scale * extra[DEPTH].exp(),
+        normal=state.normal + torch.linalg.cross(tilt, state.normal), offset=state.offset + extra[PLANE][3],
+    )  # fmt: skip
+    return replace(situation, state=state)
+
+
+def _points_of(situation: Situation, field: str) -> Tensor:
+    place, kind = field.split(".")
+    return getattr(getattr(situation.state, place), kind)
+
+
+def _push(function: Callable[[Tensor, Tensor], Tensor], at: tuple[Tensor, Tensor], seeds: tuple[Tensor, Tensor]) -> Tensor:
+    """Directional derivatives [S, ...] of a function of two tensors along S pairs of seeds."""
+    return torch.func.vmap(lambda a, b: torch.func.jvp(function, at, (a, b))[1])(*seeds)
+
+
+def point_rows(term: Term, situation: Situation, field: str) -> PointRows:
+    """Derivatives of a term whose rows read one frame each."""
+    points = _points_of(situation, field)
+    count = points.shape[-2]
+    extra = points.new_zeros(EXTRAS)
+
+    def residual(moved: Tensor, shift: Tensor) -> Tensor:
+        made = term.make(_shifted(situation, field, moved, shift))
+        assert made is not None
+        return made[0]
+
+    eye = torch.eye(3).to(points)
+    if term.local:
+        seeds = eye[:, None, None, None, :].expand(3, *points.shape)
+    else:
+        each = torch.eye(3 * count).to(points).unflatten(1, (count, 3))
+        seeds = each[:, None, None].expand(3 * count, *points.shape)
+    by_point = _push(residual, (points, extra), (seeds, extra.expand(len(seeds), -1)))
+    by_extra = _push(residual, (points, extra), (points.new_zeros(EXTRAS, *points.shape), torch.eye(EXTRAS).to(extra)))
+    by_point = by_point.movedim(0, -1)
+    if not term.local:
+        by_point = by_point.unflatten(-1, (count, 3))
+    return PointRows(by_point=by_point, by_extra=by_extra.movedim(0, -1))
+
+
+def motion_rows(term: Term, situation: Situation, field: str) -> Tensor:
+    """[span, T', P, n, D, 3]: derivatives of rows (t, p, i) by point i in the frames t, t + 1, .. of its span."""
+    points = _points_of(situation, field)
+    nothing = points.new_zeros(EXTRAS)
+
+    def residual(moved: Tensor, _: Tensor) -> Tensor:
+        made = term.make(_shifted(situation, field, moved, nothing))
+        assert made is not None
+        return made[0]
+
+    frame = torch.arange(len(points), device=points.device) % term.span
+    found = []
+    for colour in range(term.span):  # frames of one colour are never in one row
+        chosen = (frame == colour).to(points)[:, None, None, None]
+        seeds = torch.eye(3).to(points)[:, None, None, None, :] * chosen
+        found.append(_push(residual, (points, nothing), (seeds, nothing.expand(3, -1))).movedim(0, -1))
+    stacked = torch.stack(found)  # [colour, T', ...]
+    row = torch.arange(stacked.shape[1], device=points.device)
+    return torch.stack([stacked[(row + k) % term.span, row] for k in range(term.span)])
+
+
+@dataclass(kw_only=True)
+class PairRows:
+    """L_3D or L_2D: N rows, each of two frames."""
+
+    source: Tensor
+    """[N] frame whose observation is back-projected."""
+    target: Tensor
+    """[N] frame that it is compared in."""
+    by_source: Tensor
+    """[N, D, 7]."""
+    by_target: Tensor
+    """[N, D, 7]."""
+    by_common: Tensor
+    """[N, D, 6]."""
+
+
+def _observed(situation: Situation, tracks: Tracks, at: Tangent) -> tuple[Tensor, Tensor]:
+    """Derivatives of the back-projected observations: by their frame [M, 3, 7] and by the common unknowns [M, 3, 6]."""
+    state, frame = situation.state, tracks.frame
+    world = observed_world(state, tracks)
+    arm = world - state.centre[frame]  # R D K^-1 p
+    rotation = state.rotation[frame]
+    in_camera = torch.einsum("mji,mj->mi", rotation, arm)
+    by_frame = at.centre[frame][..., :FRAME].clone()
+    by_frame[..., FRAME - 1] += arm
+    if not situation.evidence.camera_fixed:
+        by_frame[..., :3] -= rotation @ cross_matrix(in_camera)
+    by_common = at.centre[frame][..., FRAME:].clone()
+    by_common[..., SCALE] += arm
+    by_common[..., FOCAL] += rotation[..., 2] * in_camera[:, 2:]  # D grows, x / f and y / f shrink: only z is left
+    return by_frame, by_common
+
+
+def scene_3d_rows(situation: Situation, at: Tangent) -> PairRows:
+    """Derivatives of `terms.scene_3d`."""
+    tracks, scale = situation.evidence.tracks, situation.state.scale
+    by_frame, by_common = _observed(situation, tracks, at)
+    world = observed_world(situation.state, tracks)
+    common = (by_common[tracks.a] - by_common[tracks.b]) / scale
+    common[..., SCALE] -= (world[tracks.a] - world[tracks.b]) / scale
+    return PairRows(
+        source=tracks.frame[tracks.a], target=tracks.frame[tracks.b],
+        by_source=by_frame[tracks.a] / scale, by_target=-by_frame[tracks.b] / scale, by_common=common,
+    )  # fmt: skip
+
+
+def scene_2d_rows(situation: Situation, at: Tangent) -> PairRows:
+    """Derivatives of `terms.scene_2d`, in the pixels of the objective."""
+    state, tracks = situation.state, situation.evidence.tracks
+    by_frame, by_common = _observed(situation, tracks, at)
+    source, target = torch.cat((tracks.a, tracks.b)), torch.cat((tracks.b, tracks.a))
+    frame = tracks.frame[target]
+    from_world = state.rotation[frame].transpose(-1, -2)
+    seen = (from_world @ (observed_world(state, tracks)[source] - state.centre[frame])[..., None])[..., 0]
+    factor = LONG_SIDE / max(situation.evidence.size)
+    by_seen = -factor * by_camera_point(seen, state.K)  # r = p - pi(q)
+    centre = at.centre[frame]
+    by_target = -from_world @ centre[..., :FRAME]
+    if not situation.evidence.camera_fixed:
+        by_target[..., :3] += cross_matrix(seen)
+    common = from_world @ (by_common[source] - centre[..., FRAME:])
+    projected = torch.stack((state.K[0, 0] * seen[:, 0], state.K[1, 1] * seen[:, 1]), -1)
+    by_common_px = by_seen @ common
+    by_common_px[..., FOCAL] -= factor * projected / seen[:, 2:].clamp(min=NEAR)
+    return PairRows(
+        source=tracks.frame[source], target=frame,
+        by_source=by_seen @ (from_world @ by_frame[source]), by_target=by_seen @ by_target, by_common=by_common_px,
+    )  # fmt: skip
+
+
+def by_camera_point(points: Tensor, K: Tensor) -> Tensor:
+    """[..., 2, 3] derivative of the pixel by a point [..., 3] in the camera."""
+    near = points[..., 2] <= NEAR
+    depth = points[..., 2].clamp(min=NEAR)
+    zero = torch.zeros_like(depth)
+    fx, fy = K[0, 0] / depth, K[1, 1] / depth
+    by_z = torch.where(near, zero, 1 / depth)
+    rows = (fx, zero, -fx * points[..., 0] * by_z, zero, fy, -fy * points[..., 1] * by_z)
+    return torch.stack(rows, -1).unflatten(-1, (2, 3))
+
+
+def camera_smooth_rows(situation: Situation, at: Tangent) -> tuple[Tensor, Tensor]:
+    """Derivatives of `terms.camera_smooth`: by the cameras of its three frames [3, T - 2, 6, 7], by the clip [T - 2, 6, 6]."""
+    state, dt, pivot = situation.state, situation.evidence.dt, situation.evidence.pivot
+    turn = rotvec_from_matrix(state.rotation[:-1].transpose(-1, -2) @ state.rotation[1:])
+    after, before = right_jacobian_inverse(turn), -left_jacobian_inverse(turn)
+    middle = ((dt[1:] + dt[:-1]) / 2)[:, None, None]
+    first, second = REFERENCE_S**2 / (middle * dt[:-1, None, None]), REFERENCE_S**2 / (middle * dt[1:, None, None])
+    by_frame = state.rotation.new_zeros(3, len(dt) - 1, 6, FRAME)
+    centre = at.centre[..., :FRAME], at.centre[..., FRAME:]
+    factors = first, -(first + second), second
+    count = len(dt) - 1
+    for k, factor in enumerate(factors):
+        by_frame[k, :, :3] = factor * centre[0][k : k + count]
+    by_frame[0, :, 3:, :3] = -pivot * first * before[:-1]
+    by_frame[1, :, 3:, :3] = pivot * (second * before[1:] - first * after[:-1])
+    by_frame[2, :, 3:, :3] = pivot * second * after[1:]
+    by_common = state.rotation.new_zeros(count, 6, COMMON)
+    by_common[:, :3] = sum(factor * centre[1][k : k + count] for k, factor in enumerate(factors))
+    return by_frame, by_common
