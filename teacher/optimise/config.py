@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 
 @dataclass(kw_only=True)
@@ -91,8 +92,45 @@ class LearningRates:
 
 
 @dataclass(kw_only=True)
+class LevenbergConfig:
+    """The second-order solver."""
+
+    stage1_steps: int = 4
+    """Most iterations of stage 1."""
+    stage2_steps: int = 12
+    """Most iterations of stage 2."""
+    damping: float = 1e-3
+    """Marquardt's damping at the start of a stage, relative to the diagonal of the normal equations."""
+    first_width: float = 0.1
+    """Width over which robust functions are rounded at 0 in the first iteration, in each residual's own unit."""
+    last_width: float = 0.003
+    """The same at the end."""
+    search_every: int = 2
+    """Iterations between two searches for the scene partners of contacts."""
+    tolerance: float = 1e-3
+    """A stage ends when an iteration lowers the objective by less than this share."""
+
+    def __post_init__(self) -> None:
+        for name in ("stage1_steps", "stage2_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optimise.levenberg.{name}: got {getattr(self, name)}, expected 0 or more")
+        for name in ("damping", "first_width", "last_width", "search_every", "tolerance"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"optimise.levenberg.{name}: got {getattr(self, name)}, expected more than 0")
+
+
+@dataclass(kw_only=True)
 class OptimiseConfig:
     """The joint optimisation of one clip."""
+
+    solver: Literal["second_order", "adam"] = "second_order"
+    """second_order: Levenberg-Marquardt with the block structure of the problem; adam: the reference."""
+    levenberg: LevenbergConfig = field(default_factory=LevenbergConfig)
+    """The second-order solver."""
+    frozen: list[str] = field(default_factory=list)
+    """Blocks of unknowns (`variables.BLOCKS`) that keep their initial values, for experiments."""
+    device: str = "cpu"
+    """Where the second-order solver works, as torch names devices: cpu, cuda, cuda:1."""
 
     body_file: str = ""
     """Licensed file of the body model, needed if the bodies are not of the free one."""

@@ -25,3 +25,9 @@ def length(vectors: Tensor) -> Tensor:
     squared = vectors.square().sum(-1)
     positive = squared > 0
     return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+
+
+def rho_slope(distance: Tensor, gamma: float) -> Tensor:
+    """rho_gamma'(d) = gamma (d + o)^(gamma - 1)."""
+    offset = (1.0 / gamma) ** (1.0 / (gamma - 1.0))
+    return gamma * (distance + offset) ** (gamma - 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from distill.geometry.rotations import cross_matrix, left_jacobian_inverse, right_jacobian_inverse, rotvec_from_matrix
 from teacher.optimise.bodies import Points
 from teacher.optimise.objective import LONG_SIDE, Situation, Term, observed_world
-from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PERSON, PLANE, SCALE, Tangent
+from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PLANE, SCALE, Tangent
 from teacher.optimise.terms import NEAR, REFERENCE_S
 from teacher.optimise.tracks import Tracks
 
@@ -60,7 +60,10 @@ def _points_of(situation: Situation, field: str) -> Tensor:
     return getattr(getattr(situation.state, place), kind)
 
 
-def _push(function: Callable[[Tensor, Tensor], Tensor], at: tuple[Tensor, Tensor], seeds: tuple[Tensor, Tensor]) -> Tensor:
+Pair = tuple[Tensor, Tensor]
+
+
+def _push(function: Callable[[Tensor, Tensor], Tensor], at: Pair, seeds: Pair) -> Tensor:
     """Directional derivatives [S, ...] of a function of two tensors along S pairs of seeds."""
     return torch.func.vmap(lambda a, b: torch.func.jvp(function, at, (a, b))[1])(*seeds)
 
@@ -104,7 +107,7 @@ def motion_rows(term: Term, situation: Situation, field: str) -> Tensor:
     found = []
     for colour in range(term.span):  # frames of one colour are never in one row
         chosen = (frame == colour).to(points)[:, None, None, None]
-        seeds = torch.eye(3).to(points)[:, None, None, None, :] * chosen
+        seeds = torch.eye(3).to(points)[:, None, None, None, :] * chosen.expand_as(points)
         found.append(_push(residual, (points, nothing), (seeds, nothing.expand(3, -1))).movedim(0, -1))
     stacked = torch.stack(found)  # [colour, T', ...]
     row = torch.arange(stacked.shape[1], device=points.device)
@@ -193,7 +196,7 @@ def by_camera_point(points: Tensor, K: Tensor) -> Tensor:
 
 
 def camera_smooth_rows(situation: Situation, at: Tangent) -> tuple[Tensor, Tensor]:
-    """Derivatives of `terms.camera_smooth`: by the cameras of its three frames [3, T - 2, 6, 7], by the clip [T - 2, 6, 6]."""
+    """Derivatives of `terms.camera_smooth`: by its three cameras [3, T - 2, 6, 7], by the clip [T - 2, 6, 6]."""
     state, dt, pivot = situation.state, situation.evidence.dt, situation.evidence.pivot
     turn = rotvec_from_matrix(state.rotation[:-1].transpose(-1, -2) @ state.rotation[1:])
     after, before = right_jacobian_inverse(turn), -left_jacobian_inverse(turn)

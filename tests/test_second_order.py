@@ -1,0 +1,182 @@
+"""The second-order solver: every term's gradient and curvature against finite differences, the block solve against
+a dense one, and the solution against Adam's."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.synthetic import ClipSpec, make_clip
+from teacher.optimise.config import OptimiseConfig, TermWeights
+from teacher.optimise.degrade import Degradation, problem_from_truth
+from teacher.optimise.evidence import make_evidence
+from teacher.optimise.levenberg import moved_blocks
+from teacher.optimise.linearise import cost, linearise, smoothed
+from teacher.optimise.normal import Normal, Step
+from teacher.optimise.objective import TERMS, Situation
+from teacher.optimise.precision import moved_tensors
+from teacher.optimise.robust import rho_slope
+from teacher.optimise.tangent import COMMON, FRAME, PERSON
+from teacher.optimise.variables import Unknowns
+
+WRONG = Degradation(
+    seed=1, focal=1.1, unit=0.5, root_depth=1.1, root_rot_sd=0.05, pose_sd=0.1, betas_sd=0.5, keypoint_px=1.0,
+    camera_pos_sd=0.02, camera_rot_sd=0.01,
+)  # fmt: skip
+WIDTH = 0.05
+
+
+@functools.cache
+def situation(kind: str) -> tuple[Unknowns, OptimiseConfig]:
+    """A small problem of two people, at a point away from everything special."""
+    clip = make_clip(ClipSpec(id="two", seed=5, frames=8, fps=10.0, people=2, camera="walk", objects=4))
+    wrong = WRONG if kind == "sfm" else replace(WRONG, cameras=kind, focal=1.0, unit=1.0)
+    config = OptimiseConfig(track_gaps=[1, 3], max_pairs=60)
+    evidence = make_evidence(problem_from_truth(clip, wrong, points=60), config)
+    unknowns = Unknowns(moved_tensors(evidence, torch.float64, torch.device("cpu")))
+    generator = torch.Generator().manual_seed(1)
+    unknowns.blocks = {
+        name: 0.05 * torch.randn(block.shape, generator=generator, dtype=torch.float64)
+        for name, block in unknowns.blocks.items()
+    }
+    state = unknowns.decode()
+    evidence.renew(state.cam.sites.float(), state.K.float(), state.depth_scale.float(), config)
+    fresh = moved_tensors(evidence, torch.float64, torch.device("cpu"))
+    unknowns.evidence.partners, unknowns.evidence.align_sd = fresh.partners, fresh.align_sd
+    return unknowns, config
+
+
+def at(unknowns: Unknowns, config: OptimiseConfig, blocks: dict[str, Tensor]) -> Situation:
+    there = Unknowns(unknowns.evidence)
+    there.blocks = blocks
+    return Situation(state=there.decode(), blocks=blocks, evidence=unknowns.evidence, config=config)
+
+
+def random_step(unknowns: Unknowns, seed: int) -> Step:
+    frames, people = unknowns.evidence.person_weight.shape
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    step = Step(
+        person=draw(frames, people, PERSON), frame=draw(frames, FRAME), common=draw(COMMON),
+        betas=draw(*unknowns.blocks["betas"].shape),
+    )  # fmt: skip
+    if unknowns.evidence.camera_fixed:
+        step.frame[:, :6] = 0  # the camera's pose is no unknown then
+    return step
+
+
+def scaled(step: Step, by: float) -> Step:
+    return Step(person=by * step.person, frame=by * step.frame, common=by * step.common, betas=by * step.betas)
+
+
+def inner(a: Step, b: Step) -> Tensor:
+    return sum(((getattr(a, n) * getattr(b, n)).sum() for n in ("person", "frame", "common", "betas")), torch.zeros(()))
+
+
+def only(config: OptimiseConfig, name: str) -> OptimiseConfig:
+    off = {term.name: 0.0 for term in TERMS}
+    return replace(config, weights=TermWeights(**{**off, name: 1.0}))
+
+
+@pytest.mark.parametrize("kind", ["sfm", "static"])
+@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.name)
+def test_gradient_and_curvature_of_every_term(term, kind: str) -> None:
+    unknowns, config = situation(kind)
+    config, stage, small = only(config, term.name), term.stages[0], 1e-6
+    here = at(unknowns, config, unknowns.blocks)
+    made = term.make(here)
+    if made is None or float(made[1].sum()) == 0:
+        pytest.skip(f"{term.name} does not apply to a {kind} camera")
+    residual, weight = made
+    step = random_step(unknowns, 7)
+    there = [at(unknowns, config, moved_blocks(unknowns.blocks, scaled(step, by))) for by in (small, -small)]
+    numeric = (cost(there[0], stage, WIDTH)[0] - cost(there[1], stage, WIDTH)[0]) / (2 * small)
+    normal = linearise(here, stage, WIDTH)
+    torch.testing.assert_close(inner(normal.gradient(), step), numeric, rtol=1e-5, atol=1e-8)
+    change = (term.make(there[0])[0] - term.make(there[1])[0]) / (2 * small)  # type: ignore[index]
+    distance = smoothed(residual, WIDTH)
+    strength = weight / weight.sum() * rho_slope(distance, term.gamma) / distance
+    torch.testing.assert_close(
+        curvature(normal, step), (strength * change.square().sum(-1)).sum(), rtol=1e-4, atol=1e-9
+    )
+
+
+def dense(normal: Normal) -> Tensor:
+    """The whole matrix, people first, then globals, then cameras."""
+    frames, people = normal.frames, normal.people
+    size = people * frames * PERSON
+    whole = torch.zeros(size + normal.globals + frames * FRAME, size + normal.globals + frames * FRAME).double()
+    place = lambda p, t: slice((p * frames + t) * PERSON, (p * frames + t + 1) * PERSON)  # noqa: E731
+    camera = lambda t: slice(size + normal.globals + t * FRAME, size + normal.globals + (t + 1) * FRAME)  # noqa: E731
+    common = slice(size, size + normal.globals)
+    for t in range(frames):
+        for u in range(frames):
+            whole[camera(t), camera(u)] = normal.frame_frame[t, u]
+        whole[camera(t), common] = normal.frame_global[t]
+        whole[common, camera(t)] = normal.frame_global[t].T
+        for p in range(people):
+            whole[place(p, t), common] = normal.person_global[p, t]
+            whole[common, place(p, t)] = normal.person_global[p, t].T
+            for gap in range(3):
+                if t + gap < frames:
+                    whole[place(p, t + gap), place(p, t)] = normal.chain[gap][p, t]
+                    whole[place(p, t), place(p, t + gap)] = normal.chain[gap][p, t].T
+            for k in range(5):
+                if 0 <= t + k - 2 < frames:
+                    whole[place(p, t), camera(t + k - 2)] = normal.person_frame[p, t, k]
+                    whole[camera(t + k - 2), place(p, t)] = normal.person_frame[p, t, k].T
+    whole[common, common] = normal.global_global
+    return whole
+
+
+def flat(step: Step) -> Tensor:
+    return torch.cat((step.person.transpose(0, 1).flatten(), step.common, step.betas.flatten(), step.frame.flatten()))
+
+
+def curvature(normal: Normal, step: Step) -> Tensor:
+    vector = flat(step)
+    return vector @ dense(normal) @ vector
+
+
+@pytest.mark.parametrize("frames", [7, 8])
+def test_block_solve_is_the_dense_solve(frames: int) -> None:
+    unknowns, config = situation("sfm")
+    normal = linearise(at(unknowns, config, unknowns.blocks), 2, WIDTH)
+    if frames == 7:  # an odd count is padded to a whole block
+        normal = without_last_frame(normal)
+    damping = 1e-2
+    keep_frame = torch.ones(frames, FRAME, dtype=torch.bool)
+    keep_frame[:, -1] = False
+    keep_global = torch.ones(normal.globals, dtype=torch.bool)
+    keep_global[2:6] = False
+    step = normal.solve(damping, keep_frame, keep_global)
+    whole, people = dense(normal), normal.people * frames * PERSON
+    keep = torch.cat((torch.ones(people, dtype=torch.bool), keep_global, keep_frame.flatten()))
+    whole = whole[keep][:, keep]
+    right = flat(normal.gradient())[keep]
+    expected = -torch.linalg.solve(whole + damping * torch.diag(whole.diagonal()), right)
+    assert step is not None
+    torch.testing.assert_close(flat(step)[keep], expected, rtol=1e-3, atol=1e-5)  # the solve lifts the diagonal by 1e-9
+    assert float(flat(step)[~keep].abs().max()) == 0
+
+
+def without_last_frame(normal: Normal) -> Normal:
+    """The same sums, of one frame fewer."""
+    cut = Normal(normal.frames - 1, normal.people, normal.betas, normal.by_global)
+    last = normal.frames - 1
+    for gap in range(3):
+        cut.chain[gap] = normal.chain[gap][:, :last].clone()
+        cut.chain[gap][:, last - gap :] = 0 if gap else cut.chain[gap][:, last - gap :]
+    cut.person_frame = normal.person_frame[:, :last].clone()
+    cut.person_frame[:, last - 2, 4] = cut.person_frame[:, last - 1, 3] = cut.person_frame[:, last - 1, 4] = 0
+    cut.person_global, cut.by_person = normal.person_global[:, :last], normal.by_person[:, :last]
+    cut.frame_frame, cut.frame_global = normal.frame_frame[:last, :last], normal.frame_global[:last]
+    cut.by_frame, cut.global_global, cut.by_global = normal.by_frame[:last], normal.global_global, normal.by_global
+    return cut
