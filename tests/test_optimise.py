@@ -35,7 +35,7 @@ from teacher.workspace import ClipFolder, ClipSource, StageRecord
 
 WRONG = Degradation(
     focal=1.15, unit=1 / 3, root_depth=1.15, root_depth_sd=0.02, root_rot_sd=0.03, pose_sd=0.08, keypoint_px=1.0,
-    depth_sd=0.02,
+    track_px=1.0, depth_sd=0.02,
 )  # fmt: skip
 """Focal and depth 15 % too long, a scene in units of three metres, noise on everything."""
 QUICK = OptimiseConfig(stage1_steps=6, stage2_steps=6, search_every=4, trace_every=2)
@@ -75,7 +75,7 @@ class Case:
         return float((state.centre[-1] - state.centre[0]).norm()) / float(np.linalg.norm(truth[-1] - truth[0]))
 
     def depth_ratio(self, state: State) -> float:
-        """Scale of the scene relative to the truth, at the solved focal length."""
+        """Depth of the scene relative to the truth: wrong cameras see it `focal` times too far, in their own unit."""
         return float(state.depth_scale.median()) * self.solution.evidence.unit * self.unit
 
     def slip(self, state: State) -> float:
@@ -95,7 +95,7 @@ def solved(camera: str = "walk", people: int = 1, kind: str = "sfm", align: floa
     weights = TermWeights(contact_align=align, penetration=0.5 * align, contact_still=still)
     problem = problem_from_truth(clip, degradation)
     solution = solve(problem, OptimiseConfig(weights=weights), silent)
-    return Case(clip=clip, problem=problem, solution=solution, unit=degradation.unit)
+    return Case(clip=clip, problem=problem, solution=solution, unit=degradation.unit * degradation.focal)
 
 
 def test_a_moving_camera_and_a_person_are_found_again() -> None:

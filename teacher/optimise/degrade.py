@@ -1,19 +1,30 @@
-"""Problems from synthetic truth, degraded as real initialisers fail, so that a solve can be held against truth."""
+"""Problems from synthetic truth, made wrong as real initialisers go wrong, so that a solve can be held against truth.
+
+Every knob is one way in which initialisers fail; `teacher.benchmark.calibration` measures the same numbers on real
+ones. Each draws from a generator of its own, so that turning one knob leaves the draws of the others as they are.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from scipy.ndimage import binary_dilation
+import torch
+from scipy.ndimage import zoom
 from scipy.spatial.transform import Rotation
 
+from teacher.optimise.exact import ExactView, exact_view
 from teacher.optimise.problem import Problem
 from teacher.stagefiles import Array, BodyInit, CameraInit, Contacts, DepthInit, People
 
 if TYPE_CHECKING:
     from distill.synthetic import SyntheticClip
+
+PATCHES: Final = (4, 6)
+"""Rows and columns of the grid on which errors of dense depth are drawn that a whole region shares."""
+FEWEST_KEYPOINTS: Final = 6
+"""With fewer visible keypoints the bodies stage has no body (`initialisers.bodies.MIN_KEYPOINTS`)."""
 
 
 @dataclass(kw_only=True)
@@ -23,33 +34,69 @@ class Degradation:
     seed: int = 0
     """Of all draws."""
     focal: float = 1.0
-    """Factor on the focal length; depths of scene and bodies follow it, as those of real initialisers do."""
+    """Factor on the focal length; depths of scene and bodies follow it, and cameras move back, as in real ones."""
     unit: float = 1.0
     """Units of the scene per metre (structure from motion knows no metres)."""
+    metric: bool = False
+    """Whether the scene initialiser claims metres all the same (as MASt3R's metric model, which JOSH starts from)."""
     root_depth: float = 1.0
     """Factor on every pelvis depth, beside that of the focal length."""
     root_depth_sd: float = 0.0
-    """Noise of the pelvis depth from frame to frame, relative."""
+    """Noise of the pelvis depth, relative."""
     root_rot_sd: float = 0.0
-    """Noise of the root's orientation from frame to frame, radians per axis."""
+    """Noise of the root's orientation, radians per axis."""
     pose_sd: float = 0.0
-    """Noise of each joint from frame to frame, radians per axis."""
+    """Noise of each joint, radians per axis."""
+    slow: float = 0.0
+    """Part of the variance of the bodies' and keypoints' noise that is slow; the rest is new in every frame."""
+    memory_s: float = 0.5
+    """Time over which slow noise forgets, seconds."""
     betas_sd: float = 0.0
     """Error of the shape, standard deviations."""
     keypoint_px: float = 0.0
-    """Noise of keypoints and of scene observations, pixels per axis."""
+    """Noise of keypoints, pixels per axis."""
+    keypoint_bias: float = 0.0
+    """Standing offset of each person's keypoints, parts of the person's height in the image, per axis."""
+    track_px: float = 0.0
+    """Noise of the scene's observations, pixels per axis."""
+    outliers: float = 0.0
+    """Part of the scene's observations that is moved far."""
+    outlier_px: float = 40.0
+    """How far, pixels per axis (standard deviation)."""
     depth_sd: float = 0.0
-    """Noise of the dense depth, relative."""
+    """Noise of the dense depth from pixel to pixel, relative."""
+    depth_patch_sd: float = 0.0
+    """Error of the dense depth that a region and neighbouring frames share, relative."""
+    depth_bias: float = 1.0
+    """Factor on the dense depth against the cameras' unit."""
+    depth_holes: float = 0.0
+    """Part of the dense depth that is missing, in regions."""
     wrong_contacts: float = 0.0
     """Part of the contact labels that is flipped."""
+    wrong_contact_s: float = 0.0
+    """How long a flipped label stays so, seconds; 0: every frame for itself."""
+    contact_doubt: float = 0.0
+    """How far contact probabilities are drawn towards 1/2, 0 to 1."""
     camera_pos_sd: float = 0.0
     """Noise of the camera centres, metres per axis."""
     camera_rot_sd: float = 0.0
     """Noise of the camera's orientation, radians per axis."""
+    drift_rot: float = 0.0
+    """Drift of the camera's orientation, radians per axis in one second, growing with the root of time."""
+    drift_pos: float = 0.0
+    """Drift of the camera's position, metres per axis in one second, as above."""
+    drift_scale: float = 0.0
+    """Drift of the scale, natural logarithm in one second, as above."""
+    lost_frames: int = 0
+    """Frames in the middle of the clip in which the first person's track is lost."""
     dense: bool = True
     """Whether there is dense depth."""
     cameras: str = "sfm"
     """Kind of `CameraInit`: "sfm", "known" (no error may be asked for then) or "static" (no scene at all)."""
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """The generator of one purpose."""
+        return np.random.default_rng([self.seed, *purpose.encode()])
 
 
 def problem_from_truth(clip: SyntheticClip, degradation: Degradation, *, points: int = 1500) -> Problem:
@@ -60,127 +107,234 @@ def problem_from_truth(clip: SyntheticClip, degradation: Degradation, *, points:
         degradation: the errors.
         points: scene points whose observations form the tracks.
     """
-    rng = np.random.default_rng(degradation.seed)
-    truth = clip.truth
+    return degraded_problem(exact_view(clip, points), degradation)
+
+
+def degraded_problem(view: ExactView, degradation: Degradation) -> Problem:
+    """As `problem_from_truth`, for a clip that has been looked at already."""
+    clip, d = view.clip, degradation
+    seen = _with_gap(view, d)
+    scale = _random_walk(d.rng("drift scale"), clip.truth.cameras.timestamps, d.drift_scale)
+    dense = d.dense and d.cameras != "static"
     return Problem(
         clip_id=clip.spec.id,
-        timestamps=truth.cameras.timestamps,
-        size=truth.cameras.size,
-        cameras=_cameras(clip, degradation, rng, points),
-        people=_people(clip, degradation, rng),
-        bodies=_bodies(clip, degradation, rng),
-        contacts=_contacts(truth.motion.contact_prob, degradation, rng),
-        depth=_depth(clip, degradation, rng) if degradation.dense and degradation.cameras != "static" else None,
+        timestamps=clip.truth.cameras.timestamps,
+        size=clip.truth.cameras.size,
+        cameras=_cameras(view, d, scale),
+        people=_people(view, d, seen),
+        bodies=_bodies(view, d, seen.sum(-1) >= FEWEST_KEYPOINTS),
+        contacts=_contacts(view, d, seen.sum(-1) >= FEWEST_KEYPOINTS),
+        depth=_depth(view, d, np.exp(scale)) if dense else None,
     )
 
 
-def _cameras(clip: SyntheticClip, d: Degradation, rng: np.random.Generator, count: int) -> CameraInit:
-    truth = clip.truth.cameras
-    pose = truth.world_from_cam.copy()
-    frames = len(pose)
-    pose[:, :3, :3] = pose[:, :3, :3] @ _turns(rng, d.camera_rot_sd, (frames,))
-    pose[:, :3, 3] += d.camera_pos_sd * rng.standard_normal((frames, 3))
+def _with_gap(view: ExactView, d: Degradation) -> Array:
+    """[T, P, 23] bool: keypoints that the people stage sees; nothing of the first person in the lost frames."""
+    seen = view.keypoint_seen & view.clip.truth.motion.present[..., None]
+    first = max((len(seen) - d.lost_frames) // 2, 0)
+    seen[first : first + d.lost_frames, 0] = False
+    return np.asarray(seen)
+
+
+def lost_span(frames: int, degradation: Degradation) -> slice:
+    """The frames in which the first person's track is lost."""
+    first = max((frames - degradation.lost_frames) // 2, 0)
+    return slice(first, first + degradation.lost_frames)
+
+
+def _cameras(view: ExactView, d: Degradation, log_scale: Array) -> CameraInit:
+    truth = view.clip.truth.cameras
+    known, static = d.cameras == "known", d.cameras == "static"
+    pose = _drifted(truth.world_from_cam, truth.timestamps, d, log_scale)
+    pose[:, :3, 3] -= (d.focal - 1) * _pivot(view) * pose[:, :3, 2]  # a longer lens stands farther back
+    points, frame, point = view.points, view.obs_frame, view.obs_point
+    if static:
+        points, frame, point = points[:0], frame[:0], point[:0]
+    points = _seen_from(pose, truth.world_from_cam, points, (frame, point), d.focal, np.exp(log_scale))
+    rng, count = d.rng("cameras"), len(pose)
+    pose[:, :3, :3] = pose[:, :3, :3] @ _turns(d.camera_rot_sd * rng.standard_normal((count, 3)))
+    pose[:, :3, 3] += d.camera_pos_sd * rng.standard_normal((count, 3))
     first_from_world = np.linalg.inv(pose[0])  # an initialiser's world is its first camera
-    points = np.zeros((0, 3)) if d.cameras == "static" else clip.sample_points(count)[0]
-    obs_frame, obs_point, obs_px = _observe(clip, points)
+    points = d.unit * (points @ first_from_world[:3, :3].T + first_from_world[:3, 3])
     pose = first_from_world @ pose
     pose[:, :3, 3] *= d.unit
-    points = d.unit * (points @ first_from_world[:3, :3].T + first_from_world[:3, 3])
-    known = d.cameras == "known"
-    stretch = np.array([[d.focal, 1, 1], [1, d.focal, 1], [1, 1, 1]])
     return CameraInit(
-        kind=d.cameras, metric=known, focal_known=known, K=truth.K * stretch,
-        world_from_cam=pose, registered=np.ones(frames, bool), points=points.astype(np.float32),
-        points_rgb=np.full(points.shape, 128, np.uint8), obs_frame=obs_frame, obs_point=obs_point,
-        obs_px=(obs_px + d.keypoint_px * rng.standard_normal(obs_px.shape)).astype(np.float32),
+        kind=d.cameras, metric=known or d.metric, focal_known=known,
+        K=truth.K * np.array([[d.focal, 1, 1], [1, d.focal, 1], [1, 1, 1]]),
+        world_from_cam=pose, registered=np.ones(count, bool), points=points.astype(np.float32),
+        points_rgb=np.full(points.shape, 128, np.uint8), obs_frame=frame, obs_point=point,
+        obs_px=_matched(view.obs_px[: len(frame)], d).astype(np.float32),
     )  # fmt: skip
 
 
-def _observe(clip: SyntheticClip, points: Array) -> tuple[Array, Array, Array]:
-    """Frame [M], point [M] and pixel [M, 2] of every sight of a scene point that nothing hides."""
-    truth = clip.truth.cameras
-    people = _people_masks(clip, truth.size)
-    found: list[tuple[Array, Array, Array]] = []
-    for frame, world_from_cam in enumerate(truth.world_from_cam if len(points) else ()):
-        offset = points - world_from_cam[:3, 3]
-        in_camera = offset @ world_from_cam[:3, :3]
-        px = in_camera[:, :2] / np.maximum(in_camera[:, 2:], 1e-6) @ truth.K[:2, :2].T + truth.K[:2, 2]
-        inside = (in_camera[:, 2] > 0.1) & ((px >= 0) & (px < truth.size)).all(-1)
-        ids = np.flatnonzero(inside)
-        first = clip.scene.caster.cast(np.broadcast_to(world_from_cam[:3, 3], (len(ids), 3)), offset[ids])
-        col, row = px[ids].astype(int).T
-        ids = ids[(first.distance > 0.995) & ~people[frame, row, col]]
-        found.append((np.full(len(ids), frame), ids, px[ids]))
-    if not found:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 2))
-    frames, ids, pixels = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return frames.astype(np.int32), ids.astype(np.int32), pixels
+def _pivot(view: ExactView) -> float:
+    """Median depth of the people, metres: there a wrong focal length leaves the world in its place."""
+    motion = view.clip.truth.motion
+    return float(np.median(motion.cam_from_body[..., 2, 3][motion.present]))
 
 
-def _people_masks(clip: SyntheticClip, size: tuple[int, int]) -> Array:
-    """[T, height, width] bool: pixels near a person's projected mesh."""
-    truth = clip.truth.cameras
-    scale = np.asarray(size) / np.asarray(truth.size)
-    masks = np.zeros((len(truth.world_from_cam), size[1], size[0]), bool)
-    for frame, vertices in enumerate(clip.people_vertices()):
-        in_camera = (vertices.reshape(-1, 3) - truth.world_from_cam[frame, :3, 3]) @ truth.world_from_cam[frame, :3, :3]
-        px = (in_camera[:, :2] / in_camera[:, 2:] @ truth.K[:2, :2].T + truth.K[:2, 2]) * scale
-        col, row = px[((px >= 0) & (px < size)).all(-1)].astype(int).T
-        masks[frame, row, col] = True
-    return binary_dilation(masks, np.ones((1, 3, 3)), iterations=2)
+def _drifted(world_from_cam: Array, timestamps: Array, d: Degradation, log_scale: Array) -> Array:
+    """Poses [T, 4, 4] whose steps carry errors that add up: turn, shift and scale."""
+    rng = d.rng("drift")
+    step_s = np.sqrt(np.diff(timestamps))[:, None]
+    turns = _turns(d.drift_rot * step_s * rng.standard_normal((len(step_s), 3)))
+    shifts = d.drift_pos * step_s * rng.standard_normal((len(step_s), 3))
+    steps = np.linalg.inv(world_from_cam[:-1]) @ world_from_cam[1:]
+    steps[:, :3, 3] = steps[:, :3, 3] * np.exp(log_scale[1:, None]) + shifts
+    steps[:, :3, :3] = steps[:, :3, :3] @ turns
+    poses = [np.array(world_from_cam[0], np.float64)]
+    for step in steps:
+        poses.append(poses[-1] @ step)
+    return np.stack(poses)
 
 
-def _people(clip: SyntheticClip, d: Degradation, rng: np.random.Generator) -> People:
-    """Keypoints as a landmark detector would give them; those off the image have no score."""
-    in_camera = clip.keypoints_cam().astype(np.float64)
-    truth = clip.truth.cameras
-    px = in_camera[..., :2] / in_camera[..., 2:] @ truth.K[:2, :2].T + truth.K[:2, 2]
-    inside = ((px >= 0) & (px < truth.size)).all(-1)
-    px += d.keypoint_px * rng.standard_normal(px.shape)
-    hips = in_camera[..., 11:13, :].mean(-2, keepdims=True)
+def _seen_from(
+    pose: Array, true_pose: Array, points: Array, sights: tuple[Array, Array], focal: float, scale: Array
+) -> Array:
+    """Points [N, 3] where the wrong cameras put them: right as seen from the middle frame of each one's sights.
+
+    With a focal length that is too long by a factor, what is seen is as wide as ever and farther by that factor.
+
+    Args:
+        pose, true_pose: [T, 4, 4] wrong and true world from camera. points: [N, 3] true.
+        sights: frame [M] and point [M] of each observation. focal: factor. scale: [T] of each frame.
+    """
+    frame, point = sights
+    order = np.lexsort((frame, point))
+    ids, begin, count = np.unique(point[order], return_index=True, return_counts=True)
+    anchor = np.zeros(len(points), np.int64)
+    anchor[ids] = frame[order][begin + count // 2]
+    in_camera = np.einsum("nji,nj->ni", true_pose[anchor, :3, :3], points - true_pose[anchor, :3, 3])
+    in_camera = in_camera * scale[anchor, None] * (1, 1, focal)
+    return np.asarray(np.einsum("nij,nj->ni", pose[anchor, :3, :3], in_camera) + pose[anchor, :3, 3])
+
+
+def _matched(px: Array, d: Degradation) -> Array:
+    """Observations [M, 2] with noise; some belong to another point altogether."""
+    rng = d.rng("tracks")
+    noise = d.track_px * rng.standard_normal(px.shape)
+    far = d.outlier_px * rng.standard_normal(px.shape)
+    wrong = rng.random(len(px)) < d.outliers
+    return np.asarray(px + np.where(wrong[:, None], far, noise))
+
+
+def _people(view: ExactView, d: Degradation, seen: Array) -> People:
+    """Keypoints as a landmark detector would give them; hidden ones and those off the image have no score."""
+    rng, times = d.rng("keypoints"), view.clip.truth.cameras.timestamps
+    px = view.keypoints_px.copy()
+    frames, people = px.shape[:2]
+    height = np.median(np.ptp(px[..., 1], axis=-1), axis=0)  # [P] pixels
+    offset = d.keypoint_bias * height[:, None, None] * rng.standard_normal((people, px.shape[2], 2))
+    px += offset + _noise(rng, times, px.shape, d) * d.keypoint_px
+    hips = view.keypoints_cam[..., 11:13, :].mean(-2, keepdims=True)
+    visible = seen.any(-1)
+    there = visible[..., None]
     return People(
-        visible=clip.truth.motion.present,
-        box_xyxy=np.concatenate((px.min(-2), px.max(-2)), axis=-1).astype(np.float32),
-        score=np.ones(px.shape[:2], np.float32),
-        keypoints_px=px.astype(np.float32),
-        keypoint_score=np.asarray(inside, np.float32),
-        keypoints_hip=(in_camera - hips).astype(np.float32),
+        visible=visible,
+        box_xyxy=(np.concatenate((px.min(-2), px.max(-2)), axis=-1) * there).astype(np.float32),
+        score=visible.astype(np.float32),
+        keypoints_px=(px * there[..., None]).astype(np.float32),
+        keypoint_score=seen.astype(np.float32),
+        keypoints_hip=((view.keypoints_cam - hips) * there[..., None]).astype(np.float32),
     )
 
 
-def _bodies(clip: SyntheticClip, d: Degradation, rng: np.random.Generator) -> BodyInit:
-    motion, K = clip.truth.motion, clip.truth.cameras.K
+def _bodies(view: ExactView, d: Degradation, present: Array) -> BodyInit:
+    motion, cameras = view.clip.truth.motion, view.clip.truth.cameras
     frames, people = motion.present.shape
-    pose = motion.cam_from_body.copy()
-    pose[..., :3, :3] = pose[..., :3, :3] @ _turns(rng, d.root_rot_sd, (frames, people))
-    pose[..., :3, 3] *= d.root_depth * np.exp(d.root_depth_sd * rng.standard_normal((frames, people, 1)))
+    times = cameras.timestamps
+    pose = np.array(motion.cam_from_body, np.float64)
+    pose[..., :3, :3] = pose[..., :3, :3] @ _turns(
+        d.root_rot_sd * _noise(d.rng("root rot"), times, (frames, people, 3), d)
+    )
+    log_depth = d.root_depth_sd * _noise(d.rng("root depth"), times, (frames, people, 1), d)
+    pose[..., :3, 3] *= d.root_depth * np.exp(log_depth)
     pose[..., 2, 3] *= d.focal  # t_z' = (f / f_true) t_z
+    joints = motion.body_rot @ _turns(d.pose_sd * _noise(d.rng("pose"), times, (frames, people, 23, 3), d))
+    betas = motion.betas + d.betas_sd * d.rng("betas").standard_normal(motion.betas.shape)
+    for person in np.flatnonzero(~present.all(0) & present.any(0)):
+        pose[:, person], joints[:, person] = _filled(pose[:, person], joints[:, person], present[:, person])
     return BodyInit(
         body_model=motion.body_model,
-        focal_px=float(K[0, 0] * d.focal),
-        present=motion.present,
-        betas=(motion.betas + d.betas_sd * rng.standard_normal(motion.betas.shape)).astype(np.float32),
-        body_rot=motion.body_rot @ _turns(rng, d.pose_sd, (frames, people, 23)),
+        focal_px=float(cameras.K[0, 0] * d.focal),
+        present=present,
+        betas=betas.astype(np.float32),
+        body_rot=joints,
         cam_from_body=pose,
-        confidence=np.ones((frames, people), np.float32),
+        confidence=present.astype(np.float32),
     )
 
 
-def _contacts(truth: Array, d: Degradation, rng: np.random.Generator) -> Contacts:
-    wrong = rng.random(truth.shape) < d.wrong_contacts
-    return Contacts(prob=np.where(wrong, 1 - truth, truth).astype(np.float32))
+def _filled(pose: Array, joints: Array, present: Array) -> tuple[Array, Array]:
+    """One person's [T, 4, 4] and [T, 23, 3, 3] with the frames that are not present filled as the bodies stage does."""
+    from teacher.initialisers.bodies import fill
+    from teacher.initialisers.body_fit import Pose
+
+    found = Pose(
+        betas=torch.zeros(1, dtype=torch.float64),
+        body_rot=torch.from_numpy(np.asarray(joints[present], np.float64)),
+        cam_from_body=torch.from_numpy(pose[present]),
+    )
+    whole = fill(found, torch.from_numpy(present))
+    return whole.cam_from_body.numpy(), whole.body_rot.numpy()
 
 
-def _depth(clip: SyntheticClip, d: Degradation, rng: np.random.Generator, shrink: int = 2) -> DepthInit:
-    truth = clip.truth.cameras
-    size = (truth.size[0] // shrink, truth.size[1] // shrink)
-    K = truth.K / np.array([[shrink], [shrink], [1.0]])
-    depth = np.stack([clip.scene.cast_depth(K, pose, size) for pose in truth.world_from_cam])
-    depth = depth * np.exp(d.depth_sd * rng.standard_normal(depth.shape)) * d.unit
-    return DepthInit(depth=np.where(_people_masks(clip, size), 0, depth).astype(np.float16))
+def _contacts(view: ExactView, d: Degradation, present: Array) -> Contacts:
+    """Contact probabilities; flips come one by one, or in runs that last as long as a real detector's mistakes."""
+    truth, rng = view.clip.truth.motion.contact_prob, d.rng("contacts")
+    wrong = np.zeros(truth.shape, bool)
+    state = rng.random(truth.shape[1:]) < d.wrong_contacts
+    step_s = float(np.median(np.diff(view.clip.truth.cameras.timestamps)))
+    kept = np.exp(-step_s / d.wrong_contact_s) if d.wrong_contact_s > 0 else 0.0
+    for frame in range(len(truth)):  # a two-state chain whose stationary share of wrong labels is the knob
+        fresh = rng.random(state.shape) < d.wrong_contacts
+        state = np.where(rng.random(state.shape) < kept, state, fresh)
+        wrong[frame] = state
+    prob = np.where(wrong, 1 - truth, truth)
+    prob = 0.5 + (1 - d.contact_doubt) * (prob - 0.5)
+    return Contacts(prob=(prob * present[..., None]).astype(np.float32))
 
 
-def _turns(rng: np.random.Generator, sd: float, shape: tuple[int, ...]) -> Array:
-    """Random rotations [*shape, 3, 3] with `sd` radians per axis."""
-    vectors = sd * rng.standard_normal((*shape, 3))
-    return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*shape, 3, 3)
+def _depth(view: ExactView, d: Degradation, scale: Array) -> DepthInit:
+    rng = d.rng("depth")
+    times = view.clip.truth.cameras.timestamps
+    frames, height, width = view.depth.shape
+    depth = view.depth * (d.unit * d.focal * d.depth_bias * scale[:, None, None])
+    if d.depth_sd:
+        depth = depth * np.exp(d.depth_sd * rng.standard_normal(depth.shape, np.float32))
+    grow = (1, height / PATCHES[0], width / PATCHES[1])
+    if d.depth_patch_sd:
+        coarse = _slow(rng, times, (frames, *PATCHES), d.memory_s)
+        depth = depth * np.exp(d.depth_patch_sd * zoom(coarse, grow, order=1))
+    if d.depth_holes:
+        coarse = zoom(_slow(rng, times, (frames, *PATCHES), d.memory_s), grow, order=1)
+        depth = np.where(coarse < np.quantile(coarse, d.depth_holes), 0, depth)
+    return DepthInit(depth=np.asarray(depth).astype(np.float16))
+
+
+def _noise(rng: np.random.Generator, timestamps: Array, shape: tuple[int, ...], d: Degradation) -> Array:
+    """Unit noise [T, ...], partly white and partly slow."""
+    white = rng.standard_normal(shape)
+    return np.asarray(np.sqrt(1 - d.slow) * white + np.sqrt(d.slow) * _slow(rng, timestamps, shape, d.memory_s))
+
+
+def _slow(rng: np.random.Generator, timestamps: Array, shape: tuple[int, ...], memory_s: float) -> Array:
+    """Unit noise [T, ...] whose correlation falls by e in `memory_s` (an Ornstein-Uhlenbeck process)."""
+    fresh = rng.standard_normal(shape)
+    values = fresh.copy()
+    kept = np.exp(-np.diff(timestamps) / memory_s)
+    for frame in range(1, len(values)):
+        k = kept[frame - 1]
+        values[frame] = k * values[frame - 1] + np.sqrt(1 - k**2) * fresh[frame]
+    return values
+
+
+def _random_walk(rng: np.random.Generator, timestamps: Array, per_root_s: float) -> Array:
+    """[T] random walk from 0 whose standard deviation after a second is `per_root_s`."""
+    steps = per_root_s * np.sqrt(np.diff(timestamps)) * rng.standard_normal(len(timestamps) - 1)
+    return np.concatenate(([0.0], np.cumsum(steps)))
+
+
+def _turns(vectors: Array) -> Array:
+    """Rotation vectors [..., 3] -> matrices [..., 3, 3]."""
+    return Rotation.from_rotvec(vectors.reshape(-1, 3)).as_matrix().reshape(*vectors.shape, 3)

@@ -39,8 +39,6 @@ class Problem:
     """Dense depth, if there is any."""
     frames_dir: Path | None = None
     """Where the images are; colours for the scene's dense points come from there."""
-    fixed: frozenset[str] = frozenset()
-    """Names of blocks of unknowns (`variables.BLOCKS`) that are known here and keep their initial values."""
 
     def __post_init__(self) -> None:
         frames, people = self.bodies.present.shape

@@ -149,9 +149,7 @@ def free_blocks(problem: Problem) -> set[str]:
     unknown; a focal length that was given stays, and so does the one that the turns of a fixed camera were
     measured with.
     """
-    frozen = set(problem.fixed)
-    if unknown := frozen - set(BLOCKS):
-        raise ValueError(f"problem.fixed: {sorted(unknown)} are none of {', '.join(BLOCKS)}")
+    frozen: set[str] = set()
     if problem.cameras_known:
         frozen |= {"camera_rot", "camera_pos"}
     if problem.scale_known or (problem.cameras_known and not problem.has_scene):
