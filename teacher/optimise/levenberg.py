@@ -19,7 +19,7 @@ from teacher.optimise.config import LevenbergConfig, OptimiseConfig
 from teacher.optimise.linearise import cost, linearise
 from teacher.optimise.normal import Normal, Step
 from teacher.optimise.objective import Situation
-from teacher.optimise.tangent import FOCAL, FRAME, PLANE, SCALE
+from teacher.optimise.tangent import FOCAL, PLANE, SCALE
 from teacher.optimise.trace import Trace
 from teacher.optimise.variables import BLOCKS, Unknowns
 
@@ -34,7 +34,7 @@ class Kept:
     person: Tensor
     """[75] bool."""
     frame: Tensor
-    """[T, 7] bool."""
+    """[7] bool."""
     common: Tensor
     """[6 + P B] bool."""
 
@@ -51,7 +51,7 @@ def kept(unknowns: Unknowns, free: set[str], stage: int) -> Kept:
     frame = flags(("camera_rot", 3), ("camera_pos", 3), ("log_drift", 1))
     common = flags(("log_focal", 1), ("log_scale", 1), ("plane_tilt", 3), ("plane_offset", 1))
     betas = torch.full((blocks["betas"].numel(),), "betas" in moving, device=device)
-    return Kept(person=person, frame=frame.expand(len(blocks["log_drift"]), FRAME), common=torch.cat((common, betas)))
+    return Kept(person=person, frame=frame, common=torch.cat((common, betas)))
 
 
 def moved_blocks(blocks: dict[str, Tensor], step: Step) -> dict[str, Tensor]:

@@ -157,7 +157,8 @@ class _Motion:
 
 def _add_pairs(normal: Normal, rows: PairRows, residual: Tensor, strength: Tensor) -> None:
     root = strength.sqrt()[:, None]
-    jacobians = tuple(root[..., None] * part for part in (rows.by_source, rows.by_target, rows.by_common))
+    wide = root[..., None]
+    jacobians = wide * rows.by_source, wide * rows.by_target, wide * rows.by_common
     normal.add_pairs((rows.source, rows.target), jacobians, root * residual)
 
 
@@ -211,8 +212,8 @@ def _add_person(normal: Normal, jacobian: Tensor, start: int, residual: Tensor, 
     """Rows [T, P, D] of a person's own unknowns from place `start`; jacobian [T, P, D, N]."""
     own = slice(start, start + jacobian.shape[-1])
     turned = (strength[..., None, None] * jacobian).transpose(-1, -2)
-    normal.chain[0][:, :, own, own] += (turned @ jacobian).transpose(0, 1)
-    normal.by_person[..., own] += (turned @ residual[..., None])[..., 0].transpose(0, 1)
+    normal.chain[0][:, : normal.frames, own, own] += (turned @ jacobian).transpose(0, 1)
+    normal.by_person[:, : normal.frames, own] += (turned @ residual[..., None])[..., 0].transpose(0, 1)
 
 
 def _add_shapes(normal: Normal, jacobian: Tensor, residual: Tensor, strength: Tensor) -> None:

@@ -6,7 +6,7 @@ once, and the border is solved from the Schur complement
 
     (C - sum_p B_p^T A_p^-1 B_p) x = c - sum_p B_p^T A_p^-1 a_p,   then A_p y_p = a_p - B_p x.
 
-Cost: linear in frames and people, but for the border, whose share grows with the square of the window's length.
+Cost: linear in frames and people, but for the factor of the border (7 unknowns a frame).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from teacher.optimise.tangent import COMMON, FRAME, PERSON
 
 REACH = 2
 """Frames that a person's unknowns couple with, before and after."""
+MEMORY = 24
+"""Frames over which a camera's influence is followed along a chain of bodies."""
 
 
 @dataclass(kw_only=True)
@@ -43,15 +45,16 @@ class Normal:
         self.frames, self.people, self.betas = frames, people, betas
         self.globals = COMMON + people * betas
         zeros = like.new_zeros
-        self.chain = [zeros(people, frames, PERSON, PERSON) for _ in range(REACH + 1)]
+        even = frames + frames % 2  # two frames make a block; an empty one fills the last
+        self.chain = [zeros(people, even, PERSON, PERSON) for _ in range(REACH + 1)]
         """[d][p, t]: rows of frame t + d, columns of frame t."""
-        self.person_frame = zeros(people, frames, 2 * REACH + 1, PERSON, FRAME)
+        self.person_frame = zeros(people, even, 2 * REACH + 1, PERSON, FRAME)
         """[p, t, k]: person in frame t with the camera of frame t + k - 2."""
-        self.person_global = zeros(people, frames, PERSON, self.globals)
+        self.person_global = zeros(people, even, PERSON, self.globals)
         self.frame_frame = zeros(frames, frames, FRAME, FRAME)
         self.frame_global = zeros(frames, FRAME, self.globals)
         self.global_global = zeros(self.globals, self.globals)
-        self.by_person = zeros(people, frames, PERSON)
+        self.by_person = zeros(people, even, PERSON)
         self.by_frame = zeros(frames, FRAME)
         self.by_global = zeros(self.globals)
 
@@ -88,7 +91,7 @@ class Normal:
 
     def add_gradient(self, gradient: Tensor) -> None:
         """J^T W r [T, P, V] by local vectors."""
-        self.by_person += gradient[..., :PERSON].transpose(0, 1)
+        self.by_person[:, : self.frames] += gradient[..., :PERSON].transpose(0, 1)
         self.by_frame += gradient[..., PERSON : PERSON + FRAME].sum(1)
         for p in range(self.people):
             self.by_global[self.columns(p)] += gradient[:, p, PERSON + FRAME :].sum(0)
@@ -122,23 +125,22 @@ class Normal:
 
     def gradient(self) -> Step:
         """J^T W r by the unknowns."""
-        return self._unpack(self.by_person, torch.cat((self.by_global, self.by_frame.flatten())))
+        people = self.by_person[:, : self.frames]
+        return self._unpack(people, torch.cat((self.by_global, self.by_frame.flatten())))
 
     def solve(self, damping: float, keep_frame: Tensor, keep_global: Tensor) -> Step | None:
         """The step -(H + damping diag H)^-1 g of the kept border unknowns and all people, or None if H is not positive.
 
         Args:
-            damping: Marquardt's. keep_frame: [T, 7] bool. keep_global: [6 + P B] bool.
+            damping: Marquardt's. keep_frame: [7] bool. keep_global: [6 + P B] bool.
         """
-        keep = torch.cat((keep_global, keep_frame.flatten()))
-        # Globals first: the cameras that a block of frames has met are then a prefix of the border.
-        border = torch.cat((
-            torch.cat((self.global_global, self.frame_global.flatten(0, 1).T), 1),
-            torch.cat((self.frame_global.flatten(0, 1), self.frame_frame.transpose(1, 2).flatten(2).flatten(0, 1)), 1),
-        ))[keep][:, keep]  # fmt: skip
+        keep = torch.cat((keep_global, keep_frame.repeat(self.frames)))
+        cameras = self.frame_frame.transpose(1, 2).flatten(2).flatten(0, 1)
+        mixed = self.frame_global.flatten(0, 1)
+        border = torch.cat((torch.cat((self.global_global, mixed.T), 1), torch.cat((mixed, cameras), 1)))
+        border = _damped(border[keep][:, keep], damping)
         right = torch.cat((self.by_global, self.by_frame.flatten()))[keep]
-        border = _damped(border, damping)
-        chains = [_Chain(self, p, damping, keep) for p in range(self.people)]
+        chains = [_Chain(self, p, damping, keep_frame, keep_global) for p in range(self.people)]
         try:
             for chain in chains:
                 chain.eliminate(border, right)
@@ -146,7 +148,7 @@ class Normal:
         except torch.linalg.LinAlgError:
             return None
         found = torch.cholesky_solve(right[:, None], factor)[:, 0]
-        people = torch.stack([chain.substitute(found) for chain in chains])
+        people = torch.stack([chain.substitute(found) for chain in chains])[:, : self.frames]
         whole = right.new_zeros(len(keep))
         whole[keep] = found
         return self._unpack(-people, -whole)
@@ -167,72 +169,88 @@ def _damped(matrix: Tensor, damping: float) -> Tensor:
 
 
 class _Chain:
-    """One person's block tridiagonal system, factored from the first frame to the last."""
+    """One person's block tridiagonal system, factored from the first frame to the last.
 
-    def __init__(self, normal: Normal, person: int, damping: float, keep: Tensor) -> None:
-        frames = normal.frames + normal.frames % 2
-        pad = frames - normal.frames
-        parts = [torch.nn.functional.pad(part[person], (0, 0, 0, 0, 0, pad)) for part in normal.chain]
-        own = _damped(parts[0], damping)
-        if pad:
-            own[-1] = torch.eye(PERSON).to(own)
-        first, second = own[0::2], own[1::2]
-        inside = parts[1][0::2]
-        self.diagonal = torch.cat((torch.cat((first, inside.transpose(1, 2)), 2), torch.cat((inside, second), 2)), 1)
+    The columns that a block meets are the kept globals and the cameras of a moving window of frames: through a
+    chain of bodies a camera's influence on later ones fades, and is dropped after `MEMORY` frames. The step is then
+    not quite Newton's, which costs nothing: its gradient is exact, and only steps that lower the objective are taken.
+    """
+
+    def __init__(self, normal: Normal, person: int, damping: float, keep_frame: Tensor, keep_global: Tensor) -> None:
+        chain = [part[person] for part in normal.chain]
+        own = _damped(chain[0], damping)
+        first, second, inside = own[0::2], own[1::2], chain[1][0::2]
+        self._diagonal = torch.cat((torch.cat((first, inside.transpose(1, 2)), 2), torch.cat((inside, second), 2)), 1)
         # Rows: frames t + 2, t + 3; columns: frames t, t + 1.
-        far, odd = parts[2], parts[1]
-        zero = torch.zeros_like(far[0:-2:2])
-        self.below = torch.cat((torch.cat((far[0:-2:2], odd[1:-1:2]), 2), torch.cat((zero, far[1:-2:2]), 2)), 1)
-        self.right = torch.nn.functional.pad(normal.by_person[person], (0, 0, 0, pad)).reshape(-1, 2 * PERSON)
-        self.coupling, self.ends = _coupling(normal, person, keep, pad)
-        self._frames = normal.frames
+        far, odd = chain[2], chain[1]
+        upper, lower = (
+            torch.cat((far[0:-2:2], odd[1:-1:2]), 2),
+            torch.cat((torch.zeros_like(far[0:-2:2]), far[1:-2:2]), 2),
+        )
+        self._below = torch.cat((upper, lower), 1)
+        self._right = normal.by_person[person].reshape(-1, 2 * PERSON)
+        self._globals = normal.person_global[person][..., keep_global].reshape(-1, 2 * PERSON, int(keep_global.sum()))
+        self._cameras = normal.person_frame[person][..., keep_frame]
+        self._frames, self._width = normal.frames, int(keep_frame.sum())
         self._factors: list[Tensor] = []
         self._links: list[Tensor] = []
         self._solved: list[Tensor] = []
 
+    def _columns(self, block: int) -> tuple[int, int]:
+        """First and last but one frame whose camera the block may meet."""
+        return max(0, 2 * block - MEMORY), min(self._frames, 2 * block + 2 + REACH)
+
+    def _coupled(self, block: int) -> Tensor:
+        """[150, 1 + globals + window] right-hand side, globals and cameras of a block."""
+        first, last = self._columns(block)
+        cameras = self._right.new_zeros(2 * PERSON, last - first, self._width)
+        for half in range(2):
+            frame = 2 * block + half
+            for k in range(2 * REACH + 1):
+                other = frame + k - REACH
+                if first <= other < last and frame < self._frames:
+                    cameras[half * PERSON : (half + 1) * PERSON, other - first] = self._cameras[frame, k]
+        return torch.cat((self._right[block][:, None], self._globals[block], cameras.flatten(1)), 1)
+
     def eliminate(self, border: Tensor, right: Tensor) -> None:
         """Factor, and take the chain out of the border's matrix and right-hand side (in place)."""
+        fixed = 1 + self._globals.shape[-1]
         link: Tensor | None = None
-        before: Tensor | None = None
-        for i, diagonal in enumerate(self.diagonal):
-            end = self.ends[i]
-            block = torch.cat((self.right[i][:, None], self.coupling[i, :, :end]), 1)
-            if link is not None and before is not None:
+        for i, diagonal in enumerate(self._diagonal):
+            block = self._coupled(i)
+            first, last = self._columns(i)
+            if link is not None:
                 diagonal = diagonal - link @ link.T
-                block[:, : before.shape[1]] -= link @ before
+                carried = link @ self._solved[-1]
+                before = self._columns(i - 1)
+                gone, stay = (first - before[0]) * self._width, (before[1] - first) * self._width
+                block[:, :fixed] -= carried[:, :fixed]
+                block[:, fixed : fixed + stay] -= carried[:, fixed + gone :]
             factor = torch.linalg.cholesky(diagonal)
             solved = torch.linalg.solve_triangular(factor, block, upper=False)
-            border[:end, :end] -= solved[:, 1:].T @ solved[:, 1:]
-            right[:end] -= solved[:, 1:].T @ solved[:, 0]
+            product = solved[:, 1:].T @ solved
+            shared, window = slice(0, fixed - 1), slice(fixed - 1 + first * self._width, fixed - 1 + last * self._width)
+            right[shared] -= product[shared, 0]
+            right[window] -= product[fixed - 1 :, 0]
+            border[shared, shared] -= product[shared, 1:fixed]
+            border[shared, window] -= product[shared, fixed:]
+            border[window, shared] -= product[fixed - 1 :, 1:fixed]
+            border[window, window] -= product[fixed - 1 :, fixed:]
             self._factors.append(factor)
             self._solved.append(solved)
-            if i < len(self.below):
-                link = torch.linalg.solve_triangular(factor, self.below[i].T, upper=False).T
+            if i < len(self._below):
+                link = torch.linalg.solve_triangular(factor, self._below[i].T, upper=False).T
                 self._links.append(link)
-            before = solved
 
     def substitute(self, border: Tensor) -> Tensor:
-        """[T, 75] the chain's unknowns, given those of the border."""
+        """[T (even), 75] the chain's unknowns, given those of the border."""
+        fixed = self._globals.shape[-1]
         found: list[Tensor] = []
         for i in reversed(range(len(self._factors))):
-            solved = self._solved[i]
-            value = solved[:, 0] - solved[:, 1:] @ border[: solved.shape[1] - 1]
+            first, last = self._columns(i)
+            known = torch.cat((border[:fixed], border[fixed + first * self._width : fixed + last * self._width]))
+            value = self._solved[i][:, 0] - self._solved[i][:, 1:] @ known
             if found:
                 value = value - self._links[i].T @ found[-1]
             found.append(torch.linalg.solve_triangular(self._factors[i].T, value[:, None], upper=True)[:, 0])
-        return torch.cat(found[::-1]).reshape(-1, PERSON)[: self._frames]
-
-
-def _coupling(normal: Normal, person: int, keep: Tensor, pad: int) -> tuple[Tensor, list[int]]:
-    """A person's coupling with the kept border, [blocks, 150, kept], and where each block's last column ends."""
-    frames = normal.frames
-    dense = normal.by_person.new_zeros(frames, PERSON, frames, FRAME)
-    for k in range(2 * REACH + 1):
-        shift = k - REACH
-        rows = torch.arange(max(0, -shift), min(frames, frames - shift), device=dense.device)
-        dense[rows, :, rows + shift] = normal.person_frame[person, rows, k]
-    whole = torch.cat((normal.person_global[person], dense.flatten(2)), 2)[..., keep]
-    whole = torch.nn.functional.pad(whole, (0, 0, 0, 0, 0, pad)).reshape(-1, 2 * PERSON, whole.shape[-1])
-    kept_before = torch.nn.functional.pad(keep.cumsum(0), (1, 0)).tolist()
-    reach = [min(frames, 2 * i + 2 + REACH) for i in range(len(whole))]
-    return whole, [kept_before[normal.globals + FRAME * last] for last in reach]
+        return torch.cat(found[::-1]).reshape(-1, PERSON)

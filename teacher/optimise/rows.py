@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from distill.geometry.rotations import cross_matrix, left_jacobian_inverse, right_jacobian_inverse, rotvec_from_matrix
-from teacher.optimise.bodies import Points
 from teacher.optimise.objective import LONG_SIDE, Situation, Term, observed_world
 from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PLANE, SCALE, Tangent
 from teacher.optimise.terms import NEAR, REFERENCE_S
@@ -35,83 +34,71 @@ class PointRows:
     """[T, P, n, D, EXTRAS]."""
 
 
-def _with_points(state_points: Points, kind: str, points: Tensor) -> Points:
-    return replace(state_points, **{kind: points})
-
-
-def _shifted(situation: Situation, field: str, points: Tensor, extra: Tensor) -> Situation:
-    """The situation with other points of one field, and the state's shared parts moved by `extra` [EXTRAS]."""
-    state = situation.state
+def _points_of(situation: Situation, field: str) -> Tensor:
     place, kind = field.split(".")
-    moved = _with_points(getattr(state, place), kind, points)
-    grown = extra[FOCAL].exp()
-    K = torch.cat((torch.cat((state.K[:2, :2] * grown, state.K[:2, 2:]), 1), state.K[2:]))
-    tilt = extra[PLANE][:3]
+    return getattr(getattr(situation.state, place), kind)  # type: ignore[no-any-return]
+
+
+def _residual(term: Term, situation: Situation) -> Tensor:
+    made = term.make(situation)
+    assert made is not None
+    return made[0]
+
+
+def _with_points(situation: Situation, field: str, points: Tensor) -> Situation:
+    """The situation with other points of one field."""
+    place, kind = field.split(".")
+    moved = {kind: points}
+    whole = {place: replace(getattr(situation.state, place), **moved)}
+    return replace(situation, state=replace(situation.state, **whole))
+
+
+def _with_extra(situation: Situation, extra: Tensor) -> Situation:
+    """The situation with the state's shared parts moved by `extra` [EXTRAS]."""
+    state = situation.state
+    K = torch.cat((torch.cat((state.K[:2, :2] * extra[FOCAL].exp(), state.K[:2, 2:]), 1), state.K[2:]))
+    tilt, offset = extra[PLANE].split((3, 1))
     state = replace(
-        state, **{place: moved}, K=K, scale=state.scale * extra[SCALE].exp(),
-        depth_scale=state.depth_scale * extra[DEPTH].exp(),
-        normal=state.normal + torch.linalg.cross(tilt, state.normal), offset=state.offset + extra[PLANE][3],
+        state, K=K, scale=state.scale * extra[SCALE].exp(), depth_scale=state.depth_scale * extra[DEPTH].exp(),
+        normal=state.normal + torch.linalg.cross(tilt, state.normal), offset=state.offset + offset[0],
     )  # fmt: skip
     return replace(situation, state=state)
 
 
-def _points_of(situation: Situation, field: str) -> Tensor:
-    place, kind = field.split(".")
-    return getattr(getattr(situation.state, place), kind)
-
-
-Pair = tuple[Tensor, Tensor]
-
-
-def _push(function: Callable[[Tensor, Tensor], Tensor], at: Pair, seeds: Pair) -> Tensor:
-    """Directional derivatives [S, ...] of a function of two tensors along S pairs of seeds."""
-    return torch.func.vmap(lambda a, b: torch.func.jvp(function, at, (a, b))[1])(*seeds)
+def _push(function: Callable[[Tensor], Tensor], at: Tensor, seeds: Tensor) -> Tensor:
+    """Directional derivatives [..., S] of a function along S seeds [S, *at.shape]."""
+    return torch.func.vmap(lambda seed: torch.func.jvp(function, (at,), (seed,))[1])(seeds).movedim(0, -1)
 
 
 def point_rows(term: Term, situation: Situation, field: str) -> PointRows:
     """Derivatives of a term whose rows read one frame each."""
     points = _points_of(situation, field)
     count = points.shape[-2]
-    extra = points.new_zeros(EXTRAS)
-
-    def residual(moved: Tensor, shift: Tensor) -> Tensor:
-        made = term.make(_shifted(situation, field, moved, shift))
-        assert made is not None
-        return made[0]
-
-    eye = torch.eye(3).to(points)
     if term.local:
-        seeds = eye[:, None, None, None, :].expand(3, *points.shape)
+        seeds = torch.eye(3).to(points)[:, None, None, None, :].expand(3, *points.shape)
     else:
         each = torch.eye(3 * count).to(points).unflatten(1, (count, 3))
         seeds = each[:, None, None].expand(3 * count, *points.shape)
-    by_point = _push(residual, (points, extra), (seeds, extra.expand(len(seeds), -1)))
-    by_extra = _push(residual, (points, extra), (points.new_zeros(EXTRAS, *points.shape), torch.eye(EXTRAS).to(extra)))
-    by_point = by_point.movedim(0, -1)
+    by_point = _push(lambda moved: _residual(term, _with_points(situation, field, moved)), points, seeds)
     if not term.local:
         by_point = by_point.unflatten(-1, (count, 3))
-    return PointRows(by_point=by_point, by_extra=by_extra.movedim(0, -1))
+    extra = points.new_zeros(EXTRAS)
+    by_extra = _push(lambda moved: _residual(term, _with_extra(situation, moved)), extra, torch.eye(EXTRAS).to(extra))
+    return PointRows(by_point=by_point, by_extra=by_extra)
 
 
 def motion_rows(term: Term, situation: Situation, field: str) -> Tensor:
     """[span, T', P, n, D, 3]: derivatives of rows (t, p, i) by point i in the frames t, t + 1, .. of its span."""
     points = _points_of(situation, field)
-    nothing = points.new_zeros(EXTRAS)
-
-    def residual(moved: Tensor, _: Tensor) -> Tensor:
-        made = term.make(_shifted(situation, field, moved, nothing))
-        assert made is not None
-        return made[0]
-
     frame = torch.arange(len(points), device=points.device) % term.span
-    found = []
-    for colour in range(term.span):  # frames of one colour are never in one row
-        chosen = (frame == colour).to(points)[:, None, None, None]
-        seeds = torch.eye(3).to(points)[:, None, None, None, :] * chosen.expand_as(points)
-        found.append(_push(residual, (points, nothing), (seeds, nothing.expand(3, -1))).movedim(0, -1))
-    stacked = torch.stack(found)  # [colour, T', ...]
-    row = torch.arange(stacked.shape[1], device=points.device)
-    return torch.stack([stacked[(row + k) % term.span, row] for k in range(term.span)])
+    # Frames of one colour are never in one row, so one seed serves them all.
+    chosen = (frame == torch.arange(term.span, device=points.device)[:, None]).to(points)
+    seeds = chosen[:, None, :, None, None, None] * torch.eye(3).to(points)[:, None, None, None, :]
+    seeds = seeds.expand(term.span, 3, *points.shape).flatten(0, 1)
+    found = _push(lambda moved: _residual(term, _with_points(situation, field, moved)), points, seeds)
+    found = found.unflatten(-1, (term.span, 3)).movedim(-2, 0)  # [colour, T', ..., 3]
+    row = torch.arange(found.shape[1], device=points.device)
+    return torch.stack([found[(row + k) % term.span, row] for k in range(term.span)])
 
 
 @dataclass(kw_only=True)
