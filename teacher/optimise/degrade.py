@@ -47,14 +47,18 @@ class Degradation:
     """Noise of the root's orientation, radians per axis."""
     pose_sd: float = 0.0
     """Noise of each joint, radians per axis."""
+    standing: float = 0.0
+    """Part of the variance of root's and joints' noise that stays for the whole clip."""
     slow: float = 0.0
-    """Part of the variance of the bodies' and keypoints' noise that is slow; the rest is new in every frame."""
-    memory_s: float = 0.5
-    """Time over which slow noise forgets, seconds."""
+    """Part of that variance that changes slowly; what is left is new in every frame."""
+    memory_s: float = 0.3
+    """Time over which slow noise, and errors of the dense depth, forget, seconds."""
     betas_sd: float = 0.0
     """Error of the shape, standard deviations."""
     keypoint_px: float = 0.0
     """Noise of keypoints, pixels per axis."""
+    keypoint_memory_s: float = 0.0
+    """Time over which that noise forgets, seconds; 0: new in every frame."""
     keypoint_bias: float = 0.0
     """Standing offset of each person's keypoints, parts of the person's height in the image, per axis."""
     track_px: float = 0.0
@@ -93,6 +97,15 @@ class Degradation:
     """Whether there is dense depth."""
     cameras: str = "sfm"
     """Kind of `CameraInit`: "sfm", "known" (no error may be asked for then) or "static" (no scene at all)."""
+
+    def __post_init__(self) -> None:
+        shares = {name: getattr(self, name) for name in ("outliers", "depth_holes", "wrong_contacts", "contact_doubt")}
+        shares |= {"standing": self.standing, "slow": self.slow, "standing + slow": self.standing + self.slow}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"degradation.{name}: got {share}, expected 0 to 1")
+        if min(self.focal, self.unit, self.root_depth, self.depth_bias) <= 0 or self.lost_frames < 0:
+            raise ValueError("degradation: factors above 0 and 0 or more lost frames are expected")
 
     def rng(self, purpose: str) -> np.random.Generator:
         """The generator of one purpose."""
@@ -222,10 +235,9 @@ def _people(view: ExactView, d: Degradation, seen: Array) -> People:
     """Keypoints as a landmark detector would give them; hidden ones and those off the image have no score."""
     rng, times = d.rng("keypoints"), view.clip.truth.cameras.timestamps
     px = view.keypoints_px.copy()
-    frames, people = px.shape[:2]
     height = np.median(np.ptp(px[..., 1], axis=-1), axis=0)  # [P] pixels
-    offset = d.keypoint_bias * height[:, None, None] * rng.standard_normal((people, px.shape[2], 2))
-    px += offset + _noise(rng, times, px.shape, d) * d.keypoint_px
+    offset = d.keypoint_bias * height[:, None, None] * rng.standard_normal(px.shape[1:])
+    px += offset + d.keypoint_px * _slow(rng, times, px.shape, d.keypoint_memory_s)
     hips = view.keypoints_cam[..., 11:13, :].mean(-2, keepdims=True)
     visible = seen.any(-1)
     there = visible[..., None]
@@ -313,14 +325,18 @@ def _depth(view: ExactView, d: Degradation, scale: Array) -> DepthInit:
 
 
 def _noise(rng: np.random.Generator, timestamps: Array, shape: tuple[int, ...], d: Degradation) -> Array:
-    """Unit noise [T, ...], partly white and partly slow."""
-    white = rng.standard_normal(shape)
-    return np.asarray(np.sqrt(1 - d.slow) * white + np.sqrt(d.slow) * _slow(rng, timestamps, shape, d.memory_s))
+    """Unit noise [T, ...]: a part that stays, a slow part and a white one."""
+    stays, white = rng.standard_normal(shape[1:]), rng.standard_normal(shape)
+    slow = _slow(rng, timestamps, shape, d.memory_s)
+    fresh = max(1 - d.standing - d.slow, 0.0)
+    return np.asarray(np.sqrt(d.standing) * stays + np.sqrt(d.slow) * slow + np.sqrt(fresh) * white)
 
 
 def _slow(rng: np.random.Generator, timestamps: Array, shape: tuple[int, ...], memory_s: float) -> Array:
-    """Unit noise [T, ...] whose correlation falls by e in `memory_s` (an Ornstein-Uhlenbeck process)."""
+    """Unit noise [T, ...] whose correlation falls by e in `memory_s` (an Ornstein-Uhlenbeck process; 0: white)."""
     fresh = rng.standard_normal(shape)
+    if memory_s <= 0:
+        return fresh
     values = fresh.copy()
     kept = np.exp(-np.diff(timestamps) / memory_s)
     for frame in range(1, len(values)):
