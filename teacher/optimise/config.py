@@ -95,11 +95,11 @@ class LearningRates:
 class LevenbergConfig:
     """The second-order solver."""
 
-    stage1_steps: int = 4
+    stage1_steps: int = 2
     """Most iterations of stage 1."""
-    stage2_steps: int = 12
+    stage2_steps: int = 10
     """Most iterations of stage 2."""
-    damping: float = 1e-3
+    damping: float = 1e-5
     """Marquardt's damping at the start of a stage, relative to the diagonal of the normal equations."""
     first_width: float = 0.1
     """Width over which robust functions are rounded at 0 in the first iteration, in each residual's own unit."""
@@ -131,6 +131,9 @@ class OptimiseConfig:
     """Blocks of unknowns (`variables.BLOCKS`) that keep their initial values, for experiments."""
     device: str = "cpu"
     """Where the second-order solver works, as torch names devices: cpu, cuda, cuda:1."""
+    threads: int = 1
+    """Processor threads of one clip's solve. Several help the second-order solver on an idle machine only; clips
+    beside each other (`jobs`) use the cores better."""
 
     body_file: str = ""
     """Licensed file of the body model, needed if the bodies are not of the free one."""
@@ -183,6 +186,7 @@ class OptimiseConfig:
 
     def __post_init__(self) -> None:
         checks = {
+            "threads": (self.threads, self.threads >= 1, "at least 1"),
             "stage1_steps": (self.stage1_steps, self.stage1_steps >= 0, "0 or more"),
             "stage2_steps": (self.stage2_steps, self.stage2_steps >= 0, "0 or more"),
             "stage2_rate": (self.stage2_rate, 0 < self.stage2_rate <= 10, "more than 0"),

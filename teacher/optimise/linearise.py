@@ -23,6 +23,7 @@ from teacher.optimise.rows import (
     DEPTH,
     PairRows,
     camera_smooth_rows,
+    extra_rows,
     motion_rows,
     point_rows,
     scene_2d_rows,
@@ -97,21 +98,17 @@ def _add_points(
     normal: Normal, at: Tangent, term: Term, situation: Situation, residual: Tensor, strength: Tensor
 ) -> None:
     """A term of one frame's points."""
-    jacobian: Tensor | None = None
-    for position, field in enumerate(term.reads):
+    jacobian = residual.new_zeros(*residual.shape, at.cam.shape[-1])
+    for field in term.reads:
         rows, columns = point_rows(term, situation, field), _columns(at, field)
         if term.local:
-            found = rows.by_point @ columns[:, :, : rows.by_point.shape[2]]
+            jacobian += rows @ columns[:, :, : rows.shape[2]]
         else:
-            found = torch.einsum("tpndkc,tpkcv->tpndv", rows.by_point, columns)
-        if position == 0:
-            extra = rows.by_extra
-            found[..., SHARED : SHARED + COMMON] += extra[..., :COMMON]
-            # The log of a frame's scene depth: scale, focal length and drift.
-            for place in (SHARED + SCALE, SHARED + FOCAL, SHARED - 1):
-                found[..., place] += extra[..., DEPTH]
-        jacobian = found if jacobian is None else jacobian + found
-    assert jacobian is not None
+            jacobian += torch.einsum("tpndkc,tpkcv->tpndv", rows, columns)
+    extra = extra_rows(term, situation)
+    jacobian[..., SHARED : SHARED + COMMON] += extra[..., :COMMON]
+    for place in (SHARED + SCALE, SHARED + FOCAL, SHARED - 1):  # the log of a frame's scene depth, and its drift
+        jacobian[..., place] += extra[..., DEPTH]
     root = strength.sqrt()[..., None]
     flat = (root[..., None] * jacobian).flatten(2, 3)
     turned = flat.transpose(-1, -2)

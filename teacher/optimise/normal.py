@@ -20,7 +20,7 @@ from teacher.optimise.tangent import COMMON, FRAME, PERSON
 
 REACH = 2
 """Frames that a person's unknowns couple with, before and after."""
-MEMORY = 24
+MEMORY = 12
 """Frames over which a camera's influence is followed along a chain of bodies."""
 
 
@@ -100,14 +100,16 @@ class Normal:
         self, frames: tuple[Tensor, Tensor], jacobians: tuple[Tensor, Tensor, Tensor], residual: Tensor
     ) -> None:
         """Rows [N, D] (weighted by the roots of their weights) of two cameras [N, D, 7] each and the clip [N, D, 6]."""
-        size = self.frames**2
+        first, second = frames
         for a, frame_a in enumerate(frames):
             turned = jacobians[a].transpose(-1, -2)
             self.by_frame.index_add_(0, frame_a, (turned @ residual[..., None])[..., 0])
             self.frame_global[..., :COMMON].index_add_(0, frame_a, turned @ jacobians[2])
-            for b, frame_b in enumerate(frames):
-                flat = self.frame_frame.view(size, FRAME, FRAME)
-                flat.index_add_(0, frame_a * self.frames + frame_b, turned @ jacobians[b])
+            self.frame_frame.view(-1, FRAME, FRAME).index_add_(0, frame_a * (self.frames + 1), turned @ jacobians[a])
+        across = torch.zeros_like(self.frame_frame).view(-1, FRAME, FRAME)
+        across.index_add_(0, first * self.frames + second, jacobians[0].transpose(-1, -2) @ jacobians[1])
+        across = across.view_as(self.frame_frame)
+        self.frame_frame += across + across.permute(1, 0, 3, 2)
         turned = jacobians[2].transpose(-1, -2)
         self.by_global[:COMMON] += (turned @ residual[..., None])[..., 0].sum(0)
         self.global_global[:COMMON, :COMMON] += (turned @ jacobians[2]).sum(0)

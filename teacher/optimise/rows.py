@@ -24,16 +24,6 @@ EXTRAS = COMMON + 1
 DEPTH = COMMON
 
 
-@dataclass(kw_only=True)
-class PointRows:
-    """A term of one frame's points: residual [T, P, n, D]."""
-
-    by_point: Tensor
-    """[T, P, n, D, 3] by point i of row i if the term is local, else [T, P, n, D, K, 3]."""
-    by_extra: Tensor
-    """[T, P, n, D, EXTRAS]."""
-
-
 def _points_of(situation: Situation, field: str) -> Tensor:
     place, kind = field.split(".")
     return getattr(getattr(situation.state, place), kind)  # type: ignore[no-any-return]
@@ -70,8 +60,12 @@ def _push(function: Callable[[Tensor], Tensor], at: Tensor, seeds: Tensor) -> Te
     return torch.func.vmap(lambda seed: torch.func.jvp(function, (at,), (seed,))[1])(seeds).movedim(0, -1)
 
 
-def point_rows(term: Term, situation: Situation, field: str) -> PointRows:
-    """Derivatives of a term whose rows read one frame each."""
+def point_rows(term: Term, situation: Situation, field: str) -> Tensor:
+    """Derivatives of a term of one frame's points by a field's points.
+
+    Returns:
+        [T, P, n, D, 3] by point i of row i if the term is local, else [T, P, n, D, K, 3].
+    """
     points = _points_of(situation, field)
     count = points.shape[-2]
     if term.local:
@@ -79,12 +73,14 @@ def point_rows(term: Term, situation: Situation, field: str) -> PointRows:
     else:
         each = torch.eye(3 * count).to(points).unflatten(1, (count, 3))
         seeds = each[:, None, None].expand(3 * count, *points.shape)
-    by_point = _push(lambda moved: _residual(term, _with_points(situation, field, moved)), points, seeds)
-    if not term.local:
-        by_point = by_point.unflatten(-1, (count, 3))
-    extra = points.new_zeros(EXTRAS)
-    by_extra = _push(lambda moved: _residual(term, _with_extra(situation, moved)), extra, torch.eye(EXTRAS).to(extra))
-    return PointRows(by_point=by_point, by_extra=by_extra)
+    found = _push(lambda moved: _residual(term, _with_points(situation, field, moved)), points, seeds)
+    return found if term.local else found.unflatten(-1, (count, 3))
+
+
+def extra_rows(term: Term, situation: Situation) -> Tensor:
+    """[T, P, n, D, EXTRAS] derivatives of the same terms by what all frames share, and by their frame's depth."""
+    extra = situation.state.root.new_zeros(EXTRAS)
+    return _push(lambda moved: _residual(term, _with_extra(situation, moved)), extra, torch.eye(EXTRAS).to(extra))
 
 
 def motion_rows(term: Term, situation: Situation, field: str) -> Tensor:

@@ -44,7 +44,7 @@ def solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution:
     Raises:
         FootfallError: the objective became NaN or infinite, or grew; the message names the term.
     """
-    with _one_thread():
+    with _threads(config.threads):
         return _solve(problem, config, report)
 
 
@@ -89,10 +89,10 @@ def _second_order(unknowns: Unknowns, free: set[str], config: OptimiseConfig, tr
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """The tensors are small: one thread is faster than several, and adds in the same order every time."""
+def _threads(count: int) -> Iterator[None]:
+    """The tensors are small: on a busy machine one thread is many times faster than several that wait for others."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
