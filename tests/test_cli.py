@@ -16,7 +16,7 @@ SURFACE = {
     "demo": {"--video", "--out"},
     "label": {"inputs", "overrides", "--out", "--config"},
     "status": {"folder"},
-    "evaluate": {"predictions", "--data", "--out", "overrides"},
+    "evaluate": {"predictions", "--ablation", "--data", "--out", "overrides"},
     "export": {"checkpoint", "--format", "--out", "overrides"},
     "run": {"video", "--checkpoint", "--out", "overrides"},
     "doctor": set[str](),

@@ -13,11 +13,16 @@ BODY_BLOCKS: Final = ("root_rot", "root_ray", "root_depth", "pose", "betas")
 """The unknowns of the bodies."""
 CONTACT_TERMS: Final = ("contact_align", "contact_still", "penetration", "ground_plane", "ground_up")
 """Terms that contact with the scene gives rise to."""
+JOSH_TERMS: Final = (
+    "scene_3d", "scene_2d", "contact_align", "contact_still", "keypoints_2d", "smooth", "prior_root_rot",
+    "prior_root_pos", "prior_pose", "prior_shape",
+)  # fmt: skip
+"""The terms of JOSH's paper."""
 JOSH_WEIGHTS: Final = {
     "scene_3d": 1.0, "scene_2d": 1.0, "contact_align": 1.0, "contact_still": 0.1, "smooth": 0.1,
     "prior_root_rot": 100.0, "prior_root_pos": 100.0, "prior_pose": 100.0, "prior_shape": 100.0,
 }  # fmt: skip
-"""Terms and weights of JOSH's released code; every other term is off."""
+"""Terms and weights of JOSH's released code."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -91,23 +96,24 @@ def _newer_terms() -> list[str]:
 
 
 def josh_cases() -> list[Case]:
-    """JOSH's terms and weights in our formulation, with scene initialisers that claim metres, as MASt3R does.
+    """The terms of JOSH alone, in our formulation, with a scene initialiser that claims metres, as MASt3R does.
 
     In the published ablation L_c1 is all that can mend the scene's scale: no closed-form estimate, no stature.
     The scene's unit is therefore taken for a metre in all of these cases, right or wrong.
     """
-    names = [f.name for f in fields(TermWeights)]
-    josh = {f"weights.{name}": JOSH_WEIGHTS.get(name, 0.0) for name in names}
-    claimed = {"metric": True}
-    cases = {
-        "josh_full": ("JOSH's terms", {}),
-        "josh_no_contact_align": ("JOSH's terms - L_c1", without("contact_align")),
-        "josh_no_contact_still": ("JOSH's terms - L_c2", without("contact_still")),
-        "josh_no_bodies": ("JOSH's terms - body unknowns", {"frozen": list(BODY_BLOCKS)}),
+    weights = asdict(TermWeights())
+    josh = without(*(name for name in weights if name not in JOSH_TERMS))
+    released = {f"weights.{name}": JOSH_WEIGHTS.get(name, 0.0) for name in weights}
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
+        "josh_full": ("JOSH's terms", josh),
+        "josh_no_contact_align": ("JOSH's terms - L_c1", josh | without("contact_align")),
+        "josh_no_contact_still": ("JOSH's terms - L_c2", josh | without("contact_still")),
+        "josh_no_bodies": ("JOSH's terms - body unknowns", josh | {"frozen": list(BODY_BLOCKS)}),
+        "josh_released": ("JOSH's released terms and weights", released),
     }
+    claims_metres = {"metric": True}
     return [
-        Case(name=name, about=about, errors=claimed, changes={**josh, **changes})
-        for name, (about, changes) in cases.items()
+        Case(name=name, about=about, errors=claims_metres, changes=changes) for name, (about, changes) in cases.items()
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from distill.metrics.inputs import align, moved
 from distill.results import Result
 from teacher.optimise.assemble import assemble_result
 from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.evidence import Evidence
 from teacher.optimise.measure import Measures, measure
 from teacher.optimise.problem import Problem
 from teacher.optimise.solver import Solution
-from teacher.optimise.variables import State, Unknowns
+from teacher.optimise.variables import Unknowns
 from teacher.stagefiles import Array
 
 KEPT: Final = (
@@ -106,23 +107,29 @@ def gap_values(truth: Result, prediction: Result, span: slice) -> dict[str, floa
 def results_of(
     problem: Problem, solution: Solution, config: OptimiseConfig
 ) -> tuple[dict[str, Result], dict[str, Measures]]:
-    """The clip as three results with their measures.
+    """The clip as three results with their measures: those of `initial_results`, and `after`, the solution."""
+    results, measures = initial_results(problem, solution.evidence, config)
+    measures["after"] = measure(solution.after, solution.evidence, config)
+    results["after"] = assemble_result(problem, solution, measures["after"], config)
+    return results, measures
+
+
+def initial_results(
+    problem: Problem, evidence: Evidence, config: OptimiseConfig
+) -> tuple[dict[str, Result], dict[str, Measures]]:
+    """What there is before any solve.
 
     `given`: what the initialisers say, put together, the scene's unit taken for the metre. `before`: the same after
-    the first, closed-form estimate of the scale, where the solve begins. `after`: the solution.
+    the first, closed-form estimate of the scale, where the solve begins.
     """
-    evidence = solution.evidence
     unknowns = Unknowns(evidence)
-    with torch.no_grad():
-        unknowns.blocks["log_scale"].fill_(-math.log(evidence.unit))
-        given = unknowns.decode()
     told = replace(evidence, contact_prob=evidence.given_contact)
-    states: dict[str, tuple[State, Any]] = {
-        "given": (given, told), "before": (solution.before, told), "after": (solution.after, evidence),
-    }  # fmt: skip
     results, measures = {}, {}
-    for name, (state, seen) in states.items():
-        found = replace(solution, after=state, evidence=seen)
-        measures[name] = measure(state, seen, config)
-        results[name] = assemble_result(problem, found, measures[name], config)
+    for name, log_scale in (("given", -math.log(evidence.unit)), ("before", 0.0)):
+        with torch.no_grad():
+            unknowns.blocks["log_scale"].fill_(log_scale)
+            state = unknowns.decode()
+        measures[name] = measure(state, told, config)
+        whole = Solution(before=state, after=state, evidence=told, trace=[])
+        results[name] = assemble_result(problem, whole, measures[name], config)
     return results, measures

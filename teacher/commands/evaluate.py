@@ -1,4 +1,7 @@
-"""`footfall evaluate CHECKPOINT_OR_LABELS --data D --out report.json [key=value ...]`: score against truth."""
+"""`footfall evaluate CHECKPOINT_OR_LABELS --data D --out report.json [key=value ...]`: score against truth.
+
+`footfall evaluate --ablation --data COLLECTION --out table.json [key=value ...]`: the teacher's own tables.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,17 @@ from typing import Any
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `footfall evaluate`."""
     parser.add_argument(
-        "predictions", metavar="CHECKPOINT_OR_LABELS",
+        "predictions", metavar="CHECKPOINT_OR_LABELS", nargs="?",
         help="folder of footfall label or run, a folder of results, a single result, or a checkpoint",
     )  # fmt: skip
-    parser.add_argument("--data", required=True, type=Path, help="collection with truth, or its manifest.jsonl")
+    parser.add_argument(
+        "--ablation", action="store_true",
+        help="the teacher's table of terms instead (table=terms, robustness, quality or rendered); no predictions",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", required=True, type=Path,
+        help="collection with truth, or its manifest.jsonl; with --ablation a synthetic collection's name or folder",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, type=Path, help="report.json; a Markdown table is written beside it")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
 
@@ -26,6 +36,13 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.suffix != ".json":
         raise FootfallError(f"--out {args.out}", got="another ending", expected="a .json file", do="name it so")
+    if args.ablation:
+        return _ablation(args)
+    if args.predictions is None:
+        raise FootfallError(
+            "footfall evaluate", got="nothing to score", expected="a checkpoint, labels or results",
+            do="name one, or ask for the teacher's own table with --ablation",
+        )  # fmt: skip
     config = load_config(EvaluateConfig, None, args.overrides)
     predictions = Path(args.predictions)
     if _is_checkpoint(predictions):
@@ -34,6 +51,23 @@ def run(args: argparse.Namespace) -> int:
     markdown = write_report(args.out, report)
     print(markdown_table(report))
     print(f"written to {args.out} and {markdown}")
+    return 0
+
+
+def _ablation(args: argparse.Namespace) -> int:
+    """Run one of the teacher's tables and print it."""
+    from distill.config import load_config
+    from distill.errors import FootfallError
+    from teacher.benchmark.tables import BenchmarkConfig, make_table
+
+    if args.predictions is not None:
+        raise FootfallError(
+            "footfall evaluate --ablation", got=f"predictions {args.predictions}",
+            expected="none: the tables solve the clips themselves", do="leave them out, or leave out --ablation",
+        )  # fmt: skip
+    config = load_config(BenchmarkConfig, None, args.overrides)
+    print(make_table(str(args.data), config, args.out))
+    print(f"written to {args.out} and {args.out.with_suffix('.md')}")
     return 0
 
 
