@@ -13,6 +13,7 @@ from torch import Tensor
 from distill.synthetic import ClipSpec, make_clip
 from teacher.optimise.config import OptimiseConfig, TermWeights
 from teacher.optimise.degrade import Degradation, problem_from_truth
+from teacher.optimise.elimination import solve
 from teacher.optimise.evidence import make_evidence
 from teacher.optimise.levenberg import moved_blocks
 from teacher.optimise.linearise import cost, linearise, smoothed
@@ -117,8 +118,9 @@ def dense(normal: Normal) -> Tensor:
     camera = lambda t: slice(size + normal.globals + t * FRAME, size + normal.globals + (t + 1) * FRAME)  # noqa: E731
     common = slice(size, size + normal.globals)
     for t in range(frames):
-        for u in range(frames):
-            whole[camera(t), camera(u)] = normal.frame_frame[t, u]
+        for u in range(t, frames):
+            whole[camera(u), camera(t)] = normal.frame_frame[t, u - t]
+            whole[camera(t), camera(u)] = normal.frame_frame[t, u - t].T
         whole[camera(t), common] = normal.frame_global[t]
         whole[common, camera(t)] = normal.frame_global[t].T
         for p in range(people):
@@ -156,7 +158,7 @@ def test_block_solve_is_the_dense_solve(frames: int) -> None:
     keep_frame[-1] = False
     keep_global = torch.ones(normal.globals, dtype=torch.bool)
     keep_global[2:6] = False
-    step = normal.solve(damping, keep_frame, keep_global)
+    step = solve(normal, damping, keep_frame, keep_global)
     whole, people = dense(normal), normal.people * frames * PERSON
     keep = torch.cat((torch.ones(people, dtype=torch.bool), keep_global, keep_frame.repeat(frames)))
     whole = whole[keep][:, keep]
@@ -177,6 +179,8 @@ def without_last_frame(normal: Normal) -> Normal:
         stop = last - max(0, k - 2)
         cut.person_frame[:, :stop, k] = normal.person_frame[:, :stop, k]
     cut.person_global[:, :last], cut.by_person[:, :last] = normal.person_global[:, :last], normal.by_person[:, :last]
-    cut.frame_frame, cut.frame_global = normal.frame_frame[:last, :last], normal.frame_global[:last]
+    cut.frame_frame, cut.frame_global = normal.frame_frame[:last].clone(), normal.frame_global[:last]
+    for t in range(last):
+        cut.frame_frame[t, last - t :] = 0
     cut.by_frame, cut.global_global, cut.by_global = normal.by_frame[:last], normal.global_global, normal.by_global
     return cut

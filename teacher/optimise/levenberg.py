@@ -1,7 +1,7 @@
 """The second-order solver: Levenberg-Marquardt on the reweighted normal equations of all terms.
 
 Every iteration linearises all terms (`linearise`), solves for all unknowns at once by the block structure of the
-problem (`normal`), and moves along rotations by their exponential. A step is taken only if the objective falls.
+problem (`elimination`), and moves along rotations by their exponential. A step is taken only if the objective falls.
 Robust functions are rounded at 0 over a width that shrinks from iteration to iteration, so that the first steps
 see a smooth problem and the last ones the objective itself.
 """
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distill.geometry.rotations import matrix_from_rotvec, rotvec_from_matrix
 from teacher.optimise.config import LevenbergConfig, OptimiseConfig
+from teacher.optimise.elimination import solve
 from teacher.optimise.linearise import cost, linearise
 from teacher.optimise.normal import Normal, Step
 from teacher.optimise.objective import Situation
@@ -110,10 +111,10 @@ def _try(
     unknowns: Unknowns, normal: Normal, keep: Kept, config: OptimiseConfig, stage: int, width: float,
     before: float, damping: float,
 ) -> tuple[float, float]:  # fmt: skip
-    """Take the first step that lowers the objective; returns its relative gain (0 if none does) and the next damping."""
+    """Take the first step that lowers the objective; returns its relative gain, 0 if none does, and the next damping."""
     start = unknowns.blocks
     while damping <= MOST_DAMPING:
-        step = normal.solve(damping, keep.frame, keep.common)
+        step = solve(normal, damping, keep.frame, keep.common)
         if step is not None:
             unknowns.blocks = moved_blocks(start, step)
             after = float(cost(_situation(unknowns, config), stage, width)[0])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.geometry.rotations import right_jacobian_inverse
 from teacher.optimise.config import OptimiseConfig
-from teacher.optimise.normal import Normal
+from teacher.optimise.normal import REACH, Normal
 from teacher.optimise.objective import TERMS, Situation, Term
 from teacher.optimise.robust import rho, rho_slope
 from teacher.optimise.rows import (
@@ -29,10 +29,12 @@ from teacher.optimise.rows import (
     scene_2d_rows,
     scene_3d_rows,
 )
-from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PERSON, PLANE, SCALE, Tangent, tangent
+from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PERSON, PLANE, SCALE, Tangent, centre_tangent, tangent
 
 SHARED = PERSON + FRAME
 """Where the unknowns of the clip begin in a local vector."""
+CHUNK = 128
+"""Frames whose points are differentiated at once."""
 FIELDS = {"joints": slice(0, 24), "keypoints": slice(24, 47), "sites": slice(47, 53)}
 """Rows of `BodyParts.pieces`."""
 
@@ -60,12 +62,13 @@ def cost(situation: Situation, stage: int, width: float) -> tuple[Tensor, dict[s
 
 
 def linearise(situation: Situation, stage: int, width: float) -> Normal:
-    """Normal equations of all terms of a stage."""
+    """Normal equations of all terms of a stage; memory for derivatives of points is that of `CHUNK` frames."""
     state, evidence = situation.state, situation.evidence
     frames, people = evidence.person_weight.shape
     normal = Normal(frames, people, state.betas.shape[-1], state.root)
-    at = tangent(state, situation.blocks["camera_pos"], evidence)
-    motion = _Motion(at)
+    centre = centre_tangent(state, situation.blocks["camera_pos"], evidence)
+    still: list[_PointTerm] = []
+    motion = _Motion()
     for term, factor in active_terms(situation.config, stage):
         made = term.make(situation)
         if made is None or float(made[1].sum()) <= 0:
@@ -74,53 +77,65 @@ def linearise(situation: Situation, stage: int, width: float) -> Normal:
         distance = smoothed(residual, width)
         strength = factor * weight / weight.sum() * rho_slope(distance, term.gamma) / distance
         if term.reads and term.span == 1:
-            _add_points(normal, at, term, situation, residual, strength)
+            still.append(_PointTerm(term, situation, residual, strength))
         elif term.reads:
             motion.add(term, situation, residual, strength)
         elif term.name in ("scene_3d", "scene_2d"):
-            rows = scene_3d_rows(situation, at) if term.name == "scene_3d" else scene_2d_rows(situation, at)
+            rows = scene_3d_rows(situation, centre) if term.name == "scene_3d" else scene_2d_rows(situation, centre)
             _add_pairs(normal, rows, residual, strength)
         elif term.name == "camera_smooth":
-            _add_cameras(normal, situation, at, residual, strength)
+            _add_cameras(normal, situation, centre, residual, strength)
         else:
             _add_blocks(normal, term, situation, residual, strength)
-    motion.finish(normal)
+    for start in range(0, frames, CHUNK):
+        stop = min(frames, start + CHUNK)
+        at = tangent(state, centre, evidence, slice(start, min(frames, stop + REACH)))
+        for rows_of_term in still:
+            rows_of_term.add_to(normal, at, start, stop)
+        motion.add_to(normal, at, start, stop)
     return normal
 
 
 def _columns(at: Tangent, field: str) -> Tensor:
     """[T, P, n, 3, V] derivatives of a field's points."""
     place, kind = field.split(".")
-    return getattr(at, place)[:, :, FIELDS[kind]]
+    return getattr(at, place)[:, :, FIELDS[kind]]  # type: ignore[no-any-return]
 
 
-def _add_points(
-    normal: Normal, at: Tangent, term: Term, situation: Situation, residual: Tensor, strength: Tensor
-) -> None:
-    """A term of one frame's points."""
-    jacobian = residual.new_zeros(*residual.shape, at.cam.shape[-1])
-    for field in term.reads:
-        rows, columns = point_rows(term, situation, field), _columns(at, field)
-        if term.local:
-            jacobian += rows @ columns[:, :, : rows.shape[2]]
-        else:
-            jacobian += torch.einsum("tpndkc,tpkcv->tpndv", rows, columns)
-    extra = extra_rows(term, situation)
-    jacobian[..., SHARED : SHARED + COMMON] += extra[..., :COMMON]
-    for place in (SHARED + SCALE, SHARED + FOCAL, SHARED - 1):  # the log of a frame's scene depth, and its drift
-        jacobian[..., place] += extra[..., DEPTH]
-    root = strength.sqrt()[..., None]
-    flat = (root[..., None] * jacobian).flatten(2, 3)
-    turned = flat.transpose(-1, -2)
-    normal.add_local(turned @ flat, 0)
-    normal.add_gradient((turned @ (root * residual).flatten(2)[..., None])[..., 0])
+class _PointTerm:
+    """A term of one frame's points, differentiated by those points; the chain rule follows frame by frame."""
+
+    def __init__(self, term: Term, situation: Situation, residual: Tensor, strength: Tensor) -> None:
+        self._local = term.local
+        self._rows = {field: point_rows(term, situation, field) for field in term.reads}
+        self._extra = extra_rows(term, situation)
+        self._residual, self._root = residual, strength.sqrt()[..., None]
+
+    def add_to(self, normal: Normal, at: Tangent, start: int, stop: int) -> None:
+        """Add the rows of the frames from start to stop; `at` begins at start."""
+        own, count = slice(start, stop), stop - start
+        residual, root = self._residual[own], self._root[own]
+        jacobian = residual.new_zeros(*residual.shape, at.cam.shape[-1])
+        for field, rows in self._rows.items():
+            columns = _columns(at, field)[:count]
+            if self._local:
+                jacobian += rows[own] @ columns[:, :, : rows.shape[2]]
+            else:
+                jacobian += torch.einsum("tpndkc,tpkcv->tpndv", rows[own], columns)
+        extra = self._extra[own]
+        jacobian[..., SHARED : SHARED + COMMON] += extra[..., :COMMON]
+        for place in (SHARED + SCALE, SHARED + FOCAL, SHARED - 1):  # the log of a frame's scene depth, and its drift
+            jacobian[..., place] += extra[..., DEPTH]
+        flat = (root[..., None] * jacobian).flatten(2, 3)
+        turned = flat.transpose(-1, -2)
+        normal.add_local(turned @ flat, 0, start)
+        normal.add_gradient((turned @ (root * residual).flatten(2)[..., None])[..., 0], start)
 
 
 class _Motion:
     """Terms whose rows span several frames, gathered as weights between points: Q_{t+d}^T M_d Q_t, once for all."""
 
-    def __init__(self, at: Tangent) -> None:
-        self._at = at
+    def __init__(self) -> None:
         self._between: dict[str, list[Tensor]] = {}
         self._pull: dict[str, Tensor] = {}
 
@@ -128,10 +143,10 @@ class _Motion:
         """Rows [T', P, n, D] of a local term."""
         (field,) = term.reads
         rows = motion_rows(term, situation, field)
-        points = _columns(self._at, field)[..., 0]
         if field not in self._between:
-            self._between[field] = [points.new_zeros(*points.shape[:3], 3, 3) for _ in range(3)]
-            self._pull[field] = torch.zeros_like(points)
+            size = (len(situation.evidence.person_weight), *rows.shape[2:4], 3)
+            self._between[field] = [rows.new_zeros(*size, 3) for _ in range(REACH + 1)]
+            self._pull[field] = rows.new_zeros(size)
         between, count = self._between[field], residual.shape[0]
         weighted = strength[..., None, None] * rows
         for a in range(term.span):
@@ -139,17 +154,19 @@ class _Motion:
             for b in range(a + 1):
                 between[a - b][b : b + count] += weighted[a].transpose(-1, -2) @ rows[b]
 
-    def finish(self, normal: Normal) -> None:
-        """Add everything."""
+    def add_to(self, normal: Normal, at: Tangent, start: int, stop: int) -> None:
+        """Add what begins in the frames from start to stop; `at` begins at start and ends two frames after stop."""
         for field, between in self._between.items():
-            columns = _columns(self._at, field)  # [T, P, n, 3, V]
+            columns = _columns(at, field)[:, :, : between[0].shape[2]]
             flat = columns.flatten(2, 3)
             for gap, matrix in enumerate(between):
-                count = len(columns) - gap
-                pulled = (matrix[:count] @ columns[:count]).flatten(2, 3)
-                normal.add_local(flat[gap:].transpose(-1, -2) @ pulled, gap)
-            pull = self._pull[field].flatten(2)[..., None]
-            normal.add_gradient((flat.transpose(-1, -2) @ pull)[..., 0])
+                count = min(stop - start, len(columns) - gap)
+                if count > 0:
+                    pulled = (matrix[start : start + count] @ columns[:count]).flatten(2, 3)
+                    normal.add_local(flat[gap : gap + count].transpose(-1, -2) @ pulled, gap, start)
+            count = stop - start
+            pull = self._pull[field][start:stop].flatten(2)[..., None]
+            normal.add_gradient((flat[:count].transpose(-1, -2) @ pull)[..., 0], start)
 
 
 def _add_pairs(normal: Normal, rows: PairRows, residual: Tensor, strength: Tensor) -> None:
@@ -159,9 +176,9 @@ def _add_pairs(normal: Normal, rows: PairRows, residual: Tensor, strength: Tenso
     normal.add_pairs((rows.source, rows.target), jacobians, root * residual)
 
 
-def _add_cameras(normal: Normal, situation: Situation, at: Tangent, residual: Tensor, strength: Tensor) -> None:
+def _add_cameras(normal: Normal, situation: Situation, centre: Tensor, residual: Tensor, strength: Tensor) -> None:
     """`camera_smooth`: rows of three cameras."""
-    by_frame, by_common = camera_smooth_rows(situation, at)
+    by_frame, by_common = camera_smooth_rows(situation, centre)
     root = strength.sqrt()[:, None]
     first = torch.arange(len(residual), device=residual.device)
     three = [root[..., None] * part for part in by_frame]
@@ -170,8 +187,8 @@ def _add_cameras(normal: Normal, situation: Situation, at: Tangent, residual: Te
         turned = three[a].transpose(-1, -2)
         normal.by_frame[first + a] += (turned @ (root * residual)[..., None])[..., 0]
         normal.frame_global[first + a, :, :COMMON] += turned @ common
-        for b in range(3):
-            normal.frame_frame[first + a, first + b] += turned @ three[b]
+        for b in range(a + 1):
+            normal.frame_frame[first + b, a - b] += turned @ three[b]
     turned = common.transpose(-1, -2)
     normal.by_global[:COMMON] += (turned @ (root * residual)[..., None])[..., 0].sum(0)
     normal.global_global[:COMMON, :COMMON] += (turned @ common).sum(0)
@@ -224,12 +241,16 @@ def _add_shapes(normal: Normal, jacobian: Tensor, residual: Tensor, strength: Te
 
 def _add_drift(normal: Normal, situation: Situation, residual: Tensor, strength: Tensor) -> None:
     """`scale_tie`: the drift itself, then its steps."""
-    frames, config = normal.frames, situation.config
-    eye = torch.eye(frames).to(residual)
-    jacobian = torch.cat((eye / config.drift_sd, (eye[1:] - eye[:-1]) / config.drift_step_sd))
-    weighted = (strength[:, None] * jacobian).T
-    normal.frame_frame[:, :, FRAME - 1, FRAME - 1] += weighted @ jacobian
-    normal.by_frame[:, FRAME - 1] += weighted @ residual
+    frames, config, drift = normal.frames, situation.config, FRAME - 1
+    value, step = strength[:frames] / config.drift_sd, strength[frames:] / config.drift_step_sd
+    normal.by_frame[:, drift] += value * residual[:frames]
+    normal.by_frame[1:, drift] += step * residual[frames:]
+    normal.by_frame[:-1, drift] -= step * residual[frames:]
+    same = normal.frame_frame[:, 0, drift, drift]
+    same += value / config.drift_sd
+    same[1:] += step / config.drift_step_sd
+    same[:-1] += step / config.drift_step_sd
+    normal.frame_frame[:-1, 1, drift, drift] -= step / config.drift_step_sd
 
 
 def _add_common(normal: Normal, term: Term, situation: Situation, residual: Tensor, strength: Tensor) -> None:

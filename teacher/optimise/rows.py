@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distill.geometry.rotations import cross_matrix, left_jacobian_inverse, right_jacobian_inverse, rotvec_from_matrix
 from teacher.optimise.objective import LONG_SIDE, Situation, Term, observed_world
-from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PLANE, SCALE, Tangent
+from teacher.optimise.tangent import COMMON, FOCAL, FRAME, PLANE, SCALE
 from teacher.optimise.terms import NEAR, REFERENCE_S
 from teacher.optimise.tracks import Tracks
 
@@ -113,27 +113,27 @@ class PairRows:
     """[N, D, 6]."""
 
 
-def _observed(situation: Situation, tracks: Tracks, at: Tangent) -> tuple[Tensor, Tensor]:
+def _observed(situation: Situation, tracks: Tracks, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives of the back-projected observations: by their frame [M, 3, 7] and by the common unknowns [M, 3, 6]."""
     state, frame = situation.state, tracks.frame
     world = observed_world(state, tracks)
     arm = world - state.centre[frame]  # R D K^-1 p
     rotation = state.rotation[frame]
     in_camera = torch.einsum("mji,mj->mi", rotation, arm)
-    by_frame = at.centre[frame][..., :FRAME].clone()
+    by_frame = centre[frame][..., :FRAME].clone()
     by_frame[..., FRAME - 1] += arm
     if not situation.evidence.camera_fixed:
         by_frame[..., :3] -= rotation @ cross_matrix(in_camera)
-    by_common = at.centre[frame][..., FRAME:].clone()
+    by_common = centre[frame][..., FRAME:].clone()
     by_common[..., SCALE] += arm
     by_common[..., FOCAL] += rotation[..., 2] * in_camera[:, 2:]  # D grows, x / f and y / f shrink: only z is left
     return by_frame, by_common
 
 
-def scene_3d_rows(situation: Situation, at: Tangent) -> PairRows:
-    """Derivatives of `terms.scene_3d`."""
+def scene_3d_rows(situation: Situation, centre: Tensor) -> PairRows:
+    """Derivatives of `terms.scene_3d`; centre as `centre_tangent`."""
     tracks, scale = situation.evidence.tracks, situation.state.scale
-    by_frame, by_common = _observed(situation, tracks, at)
+    by_frame, by_common = _observed(situation, tracks, centre)
     world = observed_world(situation.state, tracks)
     common = (by_common[tracks.a] - by_common[tracks.b]) / scale
     common[..., SCALE] -= (world[tracks.a] - world[tracks.b]) / scale
@@ -143,21 +143,21 @@ def scene_3d_rows(situation: Situation, at: Tangent) -> PairRows:
     )  # fmt: skip
 
 
-def scene_2d_rows(situation: Situation, at: Tangent) -> PairRows:
-    """Derivatives of `terms.scene_2d`, in the pixels of the objective."""
+def scene_2d_rows(situation: Situation, centre: Tensor) -> PairRows:
+    """Derivatives of `terms.scene_2d`, in the pixels of the objective; centre as `centre_tangent`."""
     state, tracks = situation.state, situation.evidence.tracks
-    by_frame, by_common = _observed(situation, tracks, at)
+    by_frame, by_common = _observed(situation, tracks, centre)
     source, target = torch.cat((tracks.a, tracks.b)), torch.cat((tracks.b, tracks.a))
     frame = tracks.frame[target]
     from_world = state.rotation[frame].transpose(-1, -2)
     seen = (from_world @ (observed_world(state, tracks)[source] - state.centre[frame])[..., None])[..., 0]
     factor = LONG_SIDE / max(situation.evidence.size)
     by_seen = -factor * by_camera_point(seen, state.K)  # r = p - pi(q)
-    centre = at.centre[frame]
-    by_target = -from_world @ centre[..., :FRAME]
+    own = centre[frame]
+    by_target = -from_world @ own[..., :FRAME]
     if not situation.evidence.camera_fixed:
         by_target[..., :3] += cross_matrix(seen)
-    common = from_world @ (by_common[source] - centre[..., FRAME:])
+    common = from_world @ (by_common[source] - own[..., FRAME:])
     projected = torch.stack((state.K[0, 0] * seen[:, 0], state.K[1, 1] * seen[:, 1]), -1)
     by_common_px = by_seen @ common
     by_common_px[..., FOCAL] -= factor * projected / seen[:, 2:].clamp(min=NEAR)
@@ -178,7 +178,7 @@ def by_camera_point(points: Tensor, K: Tensor) -> Tensor:
     return torch.stack(rows, -1).unflatten(-1, (2, 3))
 
 
-def camera_smooth_rows(situation: Situation, at: Tangent) -> tuple[Tensor, Tensor]:
+def camera_smooth_rows(situation: Situation, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives of `terms.camera_smooth`: by its three cameras [3, T - 2, 6, 7], by the clip [T - 2, 6, 6]."""
     state, dt, pivot = situation.state, situation.evidence.dt, situation.evidence.pivot
     turn = rotvec_from_matrix(state.rotation[:-1].transpose(-1, -2) @ state.rotation[1:])
@@ -186,14 +186,13 @@ def camera_smooth_rows(situation: Situation, at: Tangent) -> tuple[Tensor, Tenso
     middle = ((dt[1:] + dt[:-1]) / 2)[:, None, None]
     first, second = REFERENCE_S**2 / (middle * dt[:-1, None, None]), REFERENCE_S**2 / (middle * dt[1:, None, None])
     by_frame = state.rotation.new_zeros(3, len(dt) - 1, 6, FRAME)
-    centre = at.centre[..., :FRAME], at.centre[..., FRAME:]
     factors = first, -(first + second), second
     count = len(dt) - 1
     for k, factor in enumerate(factors):
-        by_frame[k, :, :3] = factor * centre[0][k : k + count]
+        by_frame[k, :, :3] = factor * centre[k : k + count, :, :FRAME]
     by_frame[0, :, 3:, :3] = -pivot * first * before[:-1]
     by_frame[1, :, 3:, :3] = pivot * (second * before[1:] - first * after[:-1])
     by_frame[2, :, 3:, :3] = pivot * second * after[1:]
     by_common = state.rotation.new_zeros(count, 6, COMMON)
-    by_common[:, :3] = sum(factor * centre[1][k : k + count] for k, factor in enumerate(factors))
+    by_common[:, :3] = sum(factor * centre[k : k + count, :, FRAME:] for k, factor in enumerate(factors))
     return by_frame, by_common
