@@ -24,6 +24,8 @@ SCHEMAS: Final = {
     "accelerate launch train_student.py": "distill.train_config:TrainConfig",
     "footfall run": "teacher.run_video:RunConfig",
     "footfall evaluate": "distill.evaluate:EvaluateConfig",
+    "footfall evaluate --ablation": "teacher.benchmark.tables:BenchmarkConfig",
+    "footfall bench teacher": "teacher.benchmark.speed:BenchConfig",
     "footfall export": "distill.export:ExportConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",
 }

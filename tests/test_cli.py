@@ -19,6 +19,7 @@ SURFACE = {
     "evaluate": {"predictions", "--ablation", "--data", "--out", "overrides"},
     "export": {"checkpoint", "--format", "--out", "overrides"},
     "run": {"video", "--checkpoint", "--out", "overrides"},
+    "bench": {"name", "overrides"},
     "doctor": set[str](),
 }
 """Verb -> its words. A new setting is a field of a config (`key=value`), not an option."""

@@ -2,10 +2,11 @@
 
 Each check compares a number of the solve with two limits: beyond the first the clip weighs less, beyond the
 second it is rejected. Every reason is written down with the number and the limit. Frames weigh by their own
-numbers, so that one bad second does not cost the clip.
+numbers, so that one bad second does not cost the clip. Beside the limits stands one continuous score, the error that
+the clip probably has (`predicted_error`); it ranks clips, and has limits of its own.
 
     quality/
-        quality.json    {decision, weight, reasons, numbers}
+        quality.json    {decision, weight, predicted_w_mpjpe_mm, reasons, numbers, signs}
         quality.npz     frame_weight [T, P] in [0, 1]
 """
 
@@ -20,6 +21,7 @@ from distill.files import save_arrays, write_json
 from distill.results import Result, load_result
 from teacher.initialisers.registry import Outcome, Report
 from teacher.optimise.measure import Measures, number
+from teacher.optimise.predicted_error import signs_of, stored_fit
 from teacher.stagefiles import Array
 from teacher.workspace import ClipFolder
 
@@ -70,6 +72,8 @@ class QualityConfig:
     """How far the least plausible person's stature lies from the mean, in standard deviations."""
     unregistered: Limits = field(default_factory=lambda: Limits(weight=0.1, reject=0.6))
     """Part of the frames whose camera was not measured."""
+    predicted_w_mpjpe_mm: Limits = field(default_factory=lambda: Limits(weight=200.0, reject=500.0))
+    """Error that the clip probably has in its world (`predicted_error`), millimetres."""
     min_frames: int = 8
     """A clip with fewer frames that show a person is rejected."""
     stature_mean: float = 1.69
@@ -94,6 +98,10 @@ class Verdict:
     """Why it is not simply accepted; empty if it is."""
     numbers: dict[str, float | None]
     """What was checked; None where the clip has no such number."""
+    predicted_w_mpjpe_mm: float = 0.0
+    """W-MPJPE that the clip probably has, millimetres: the score that ranks clips."""
+    signs: dict[str, float | None] = field(default_factory=dict)
+    """What that prediction rests on (`predicted_error`)."""
 
 
 def run(clip: ClipFolder, config: QualityConfig, report: Report) -> Outcome:
@@ -114,6 +122,9 @@ def judge(result: Result, measures: Measures, config: QualityConfig) -> tuple[Ve
         result: the solved clip. measures: of the same solve. config: the limits.
     """
     numbers = _numbers(result, measures, config)
+    signs = signs_of(result, measures, numbers)
+    predicted = stored_fit().predict_mm(signs)
+    numbers["predicted_w_mpjpe_mm"] = number(predicted)
     reasons, factor, rejected = [], 1.0, False
     for name, value in numbers.items():
         limits = getattr(config, name)
@@ -136,7 +147,10 @@ def judge(result: Result, measures: Measures, config: QualityConfig) -> tuple[Ve
     weight = 0.0 if rejected or not present.any() else float(frame_weight[present].mean())
     decision: Decision = "reject" if rejected else "weight" if reasons else "accept"
     frame_weight = np.zeros_like(frame_weight) if rejected else frame_weight
-    verdict = Verdict(decision=decision, weight=number(weight), reasons=reasons, numbers=numbers)
+    verdict = Verdict(
+        decision=decision, weight=number(weight), reasons=reasons, numbers=numbers,
+        predicted_w_mpjpe_mm=number(predicted), signs=signs,
+    )  # fmt: skip
     return verdict, frame_weight.astype(np.float32)
 
 
