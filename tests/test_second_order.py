@@ -36,7 +36,7 @@ def situation(kind: str) -> tuple[Unknowns, OptimiseConfig]:
     """A small problem of two people, at a point away from everything special."""
     clip = make_clip(ClipSpec(id="two", seed=5, frames=8, fps=10.0, people=2, camera="walk", objects=4))
     wrong = WRONG if kind == "sfm" else replace(WRONG, cameras=kind, focal=1.0, unit=1.0)
-    config = OptimiseConfig(track_gaps=[1, 3], max_pairs=60)
+    config = OptimiseConfig(track_gaps=[1, 3], pairs_per_frame=8)
     evidence = make_evidence(problem_from_truth(clip, wrong, points=60), config)
     unknowns = Unknowns(moved_tensors(evidence, torch.float64, torch.device("cpu")))
     generator = torch.Generator().manual_seed(1)

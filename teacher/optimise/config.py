@@ -171,8 +171,8 @@ class OptimiseConfig:
     """Standard deviation of the height, metres."""
     track_gaps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 32])
     """Frame gaps at which two observations of a point form a correspondence."""
-    max_pairs: int = 8000
-    """Correspondences kept for the solve, drawn evenly."""
+    pairs_per_frame: int = 80
+    """Correspondences kept for the solve, drawn evenly over the clip, for each of its frames."""
     held_out: float = 0.1
     """Part of the scene points that the solve never sees, for the quality stage."""
     trace_every: int = 20
@@ -202,7 +202,7 @@ class OptimiseConfig:
             "stature_mean": (self.stature_mean, 0.5 < self.stature_mean < 2.5, "metres between 0.5 and 2.5"),
             "stature_sd": (self.stature_sd, self.stature_sd > 0, "more than 0"),
             "track_gaps": (self.track_gaps, bool(self.track_gaps) and min(self.track_gaps) >= 1, "gaps of 1 or more"),
-            "max_pairs": (self.max_pairs, self.max_pairs >= 1, "at least 1"),
+            "pairs_per_frame": (self.pairs_per_frame, self.pairs_per_frame >= 1, "at least 1"),
             "held_out": (self.held_out, 0 <= self.held_out < 1, "at least 0 and less than 1"),
             "trace_every": (self.trace_every, self.trace_every >= 1, "at least 1"),
             "divergence": (self.divergence, self.divergence > 1, "more than 1"),
