@@ -141,14 +141,8 @@ class _Chain:
     """
 
     def __init__(self, normal: Normal, person: int, damping: float, keep_frame: Tensor, keep_global: Tensor) -> None:
-        chain = [part[person] for part in normal.chain]
-        own = _damped(chain[0], damping, _largest(chain[0]))
-        first, second, inside = own[0::2], own[1::2], chain[1][0::2]
-        self._diagonal = torch.cat((torch.cat((first, inside.transpose(1, 2)), 2), torch.cat((inside, second), 2)), 1)
-        # Rows: frames t + 2, t + 3; columns: frames t, t + 1.
-        far, odd = chain[2], chain[1]
-        zero = torch.zeros_like(far[0:-2:2])
-        self._below = torch.cat((torch.cat((far[0:-2:2], odd[1:-1:2]), 2), torch.cat((zero, far[1:-2:2]), 2)), 1)
+        self._chain = [part[person] for part in normal.chain]
+        self._damping, self._largest = damping, _largest(self._chain[0])
         self._right = normal.by_person[person].reshape(-1, 2 * PERSON)
         self._globals = normal.person_global[person][..., keep_global].reshape(-1, 2 * PERSON, int(keep_global.sum()))
         self._cameras = normal.person_frame[person][..., keep_frame]
@@ -156,6 +150,20 @@ class _Chain:
         self._factors: list[Tensor] = []
         self._links: list[Tensor] = []
         self._solved: list[Tensor] = []
+
+    def _diagonal(self, block: int) -> Tensor:
+        """[150, 150] of the block's two frames."""
+        first = 2 * block
+        own = _damped(self._chain[0][first : first + 2], self._damping, self._largest)
+        link = self._chain[1][first]
+        return torch.cat((torch.cat((own[0], link.T), 1), torch.cat((link, own[1]), 1)))
+
+    def _below(self, block: int) -> Tensor:
+        """[150, 150]: rows of the next block, columns of this one."""
+        first = 2 * block
+        near, far = self._chain[1][first + 1], self._chain[2]
+        upper = torch.cat((far[first], near), 1)
+        return torch.cat((upper, torch.cat((torch.zeros_like(near), far[first + 1]), 1)))
 
     def _window(self, block: int) -> tuple[int, int]:
         """First and last but one frame whose camera the block may meet."""
@@ -175,8 +183,8 @@ class _Chain:
     def eliminate(self, border: _Border) -> None:
         """Factor from the first block to the last, and take each out of the border."""
         fixed, width = 1 + self._globals.shape[-1], self._cameras.shape[-1]
-        for i, diagonal in enumerate(self._diagonal):
-            block = self._coupled(i)
+        for i in range(len(self._right)):
+            diagonal, block = self._diagonal(i), self._coupled(i)
             first, last = self._window(i)
             if i:
                 diagonal = diagonal - self._links[-1] @ self._links[-1].T
@@ -190,8 +198,8 @@ class _Chain:
             border.take_out(solved[:, 1:].T @ solved, first, last)
             self._factors.append(factor)
             self._solved.append(solved)
-            if i < len(self._below):
-                self._links.append(torch.linalg.solve_triangular(factor, self._below[i].T, upper=False).T)
+            if i + 1 < len(self._right):
+                self._links.append(torch.linalg.solve_triangular(factor, self._below(i).T, upper=False).T)
 
     def substitute(self, cameras: Tensor, common: Tensor) -> Tensor:
         """[T (even), 75] the chain's unknowns, given those of the border."""
