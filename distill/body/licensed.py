@@ -20,6 +20,7 @@ from distill.body.reader import body_arrays
 from distill.errors import FootfallError
 from distill.files import MAX_ARRAY_BYTES
 from distill.geometry.conventions import SMPL_JOINTS, SMPL_PARENTS
+from distill.unpickle import harmless_global
 
 Array = NDArray[Any]
 _KEYS: Final = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
@@ -162,13 +163,6 @@ def _plain(value: Any) -> Array:
     return value
 
 
-_NUMPY_MAKERS: Final[dict[str, Any]] = {
-    "_reconstruct": np.empty(0).__reduce__()[0],
-    "scalar": np.float64(0).__reduce__()[0],
-}
-"""How numpy's own pickles make arrays and numbers, wherever this version of numpy keeps them."""
-
-
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles numbers, text, numpy arrays and the two kinds above; calls nothing else."""
 
@@ -184,14 +178,10 @@ class _ArraysOnly(pickle.Unpickler):
             return _Sparse
         if module in ("copy_reg", "copyreg") and name == "_reconstructor":
             return _reconstruct
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return _NUMPY_MAKERS[name]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
         if (module, name) in (("__builtin__", "object"), ("builtins", "object")):
             return object
-        if (module, name) == ("_codecs", "encode"):  # how bytes of old pickles are written
-            return lambda text, coding: text.encode(coding)
+        if (known := harmless_global(module, name)) is not None:
+            return known
         raise FootfallError(
             "body file (.pkl)", got=f"a pickle that calls {module}.{name}", expected="arrays only",
             do="do not trust this file; get the model from its own site",

@@ -59,6 +59,8 @@ class BodyModel(nn.Module):
         super().__init__()
         self.name = arrays.name
         pelvis = arrays.joint_template[0]
+        self.register_buffer("pelvis_template", pelvis, persistent=False)
+        self.register_buffer("pelvis_shapedirs", arrays.joint_shapedirs[0], persistent=False)
         self.register_buffer("v_template", arrays.v_template - pelvis)
         # The pelvis moves with shape; taking that out of everything keeps it at the origin.
         self.register_buffer("shapedirs", arrays.shapedirs - arrays.joint_shapedirs[0])
@@ -77,6 +79,8 @@ class BodyModel(nn.Module):
         self.register_buffer("_site_ids", torch.cat([self.site_vertices[s] for s in CONTACT_SITES]), persistent=False)
         self.register_buffer("all_vertices", torch.arange(len(self.v_template)), persistent=False)
 
+    pelvis_template: Tensor
+    pelvis_shapedirs: Tensor
     v_template: Tensor
     shapedirs: Tensor
     weights: Tensor
@@ -100,6 +104,10 @@ class BodyModel(nn.Module):
     def num_betas(self) -> int:
         """Shape coefficients."""
         return self.shapedirs.shape[-1]
+
+    def pelvis_offset(self, betas: Tensor) -> Tensor:
+        """Where the model's own file has the pelvis at rest, J0(beta) [..., 3], metres; its `transl` is added to that."""
+        return self.pelvis_template + torch.einsum("db,...b->...d", self.pelvis_shapedirs, betas)
 
     def rest_joints(self, betas: Tensor) -> Tensor:
         """Joints [..., 24, 3] in the rest pose, body frame, metres; betas [..., B]."""
