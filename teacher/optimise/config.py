@@ -120,6 +120,27 @@ class LevenbergConfig:
 
 
 @dataclass(kw_only=True)
+class WindowConfig:
+    """Windows of long videos; the joint solve of all frames begins at what they say together."""
+
+    longest: int = 480
+    """Frames up to which a clip is solved without windows."""
+    length: int = 120
+    """Frames of a window."""
+    overlap: int = 30
+    """Frames that neighbouring windows share, at least."""
+    steps: int = 4
+    """Most iterations of stage 2 in a window."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.overlap < self.length / 2 or self.length > self.longest or self.steps < 1:
+            raise ValueError(
+                f"optimise.windows: got length {self.length}, overlap {self.overlap}, longest {self.longest}, steps "
+                f"{self.steps}, expected 0 < overlap < length / 2, length up to longest, and at least one step"
+            )
+
+
+@dataclass(kw_only=True)
 class OptimiseConfig:
     """The joint optimisation of one clip."""
 
@@ -127,6 +148,8 @@ class OptimiseConfig:
     """second_order: Levenberg-Marquardt with the block structure of the problem; adam: the reference."""
     levenberg: LevenbergConfig = field(default_factory=LevenbergConfig)
     """The second-order solver."""
+    windows: WindowConfig = field(default_factory=WindowConfig)
+    """Long videos from moving cameras, by the second-order solver."""
     frozen: list[str] = field(default_factory=list)
     """Blocks of unknowns (`variables.BLOCKS`) that keep their initial values, for experiments."""
     device: str = "cpu"

@@ -142,8 +142,8 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
     scene = _scene(problem, config, unit, person_px)
     centre = tensor(unit * problem.cameras.world_from_cam[:, :3, 3])
     tracks, held_out = make_tracks(
-        problem.cameras, unit=unit, gaps=config.track_gaps, max_pairs=config.pairs_per_frame * len(pose), held_out=config.held_out,
-        seed=config.seed,
+        problem.cameras, unit=unit, gaps=config.track_gaps, max_pairs=config.pairs_per_frame * len(pose),
+        held_out=config.held_out, seed=config.seed,
     )  # fmt: skip
     ground = None
     if scene is None:

@@ -111,7 +111,7 @@ def _try(
     unknowns: Unknowns, normal: Normal, keep: Kept, config: OptimiseConfig, stage: int, width: float,
     before: float, damping: float,
 ) -> tuple[float, float]:  # fmt: skip
-    """Take the first step that lowers the objective; returns its relative gain, 0 if none does, and the next damping."""
+    """Take the first step that lowers the objective; returns its relative gain (0 if none does) and new damping."""
     start = unknowns.blocks
     while damping <= MOST_DAMPING:
         step = solve(normal, damping, keep.frame, keep.common)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,7 @@ from teacher.optimise.problem import Problem
 from teacher.optimise.renewal import renew_contacts
 from teacher.optimise.trace import Trace
 from teacher.optimise.variables import State, Unknowns, free_blocks
+from teacher.optimise.windows import spans, start_from_windows
 
 
 @dataclass(kw_only=True)
@@ -55,34 +56,58 @@ def _solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution
         before = unknowns.decode()
     free = free_blocks(problem) - set(config.frozen)
     trace = Trace(clip_id=problem.clip_id, config=config, report=report)
-    run = _second_order if config.solver == "second_order" else _adam
-    run(unknowns, free, config, trace)
+    if config.solver == "adam":
+        for stage in (1, 2):
+            adam.descend(unknowns, free, config, stage, trace)
+    else:
+        stages: tuple[int, ...] = (1, 2)
+        if _is_long(problem, config):
+            solve_windows(problem, unknowns, config, report)
+            stages = (2,)
+        _second_order(unknowns, free, config, trace, stages)
     with torch.no_grad():
         after = unknowns.decode()
         renew_contacts(evidence, after, config, stage=2)
     return Solution(before=before, after=after, evidence=evidence, trace=trace.entries)
 
 
-def _adam(unknowns: Unknowns, free: set[str], config: OptimiseConfig, trace: Trace) -> None:
-    for stage in (1, 2):
-        adam.descend(unknowns, free, config, stage, trace)
+def _is_long(problem: Problem, config: OptimiseConfig) -> bool:
+    """Cameras that are known, or fixed, do not drift."""
+    return len(problem.timestamps) > config.windows.longest and not problem.cameras_known and not config.frozen
+
+
+def solve_windows(problem: Problem, unknowns: Unknowns, config: OptimiseConfig, report: Report) -> None:
+    """Solve the windows of a long clip with few iterations each, and begin the whole clip where they end."""
+    total, done = len(spans(len(problem.timestamps), config.windows.length, config.windows.overlap)), 0
+    quick = replace(config, levenberg=replace(config.levenberg, stage2_steps=config.windows.steps))
+
+    def solve_window(part: Problem) -> Solution:
+        nonlocal done
+        report(0.5 * done / total, f"window {done + 1} of {total}")
+        done += 1
+        return _solve(part, quick, lambda fraction, text: None)
+
+    start_from_windows(problem, unknowns, config, solve_window)
 
 
 @torch.no_grad()
-def _second_order(unknowns: Unknowns, free: set[str], config: OptimiseConfig, trace: Trace) -> None:
+def _second_order(
+    unknowns: Unknowns, free: set[str], config: OptimiseConfig, trace: Trace, stages: tuple[int, ...]
+) -> None:
     """In double precision, on the device of the config; contacts are searched on the processor."""
     evidence, device = unknowns.evidence, torch.device(config.device)
     fine = Unknowns(moved_tensors(evidence, torch.float64, device))
     fine.blocks = {name: block.detach().to(device, torch.float64) for name, block in unknowns.blocks.items()}
 
     def renew(stage: int) -> None:
-        state = fine.decode()
-        found = renew_contacts(evidence, moved_tensors(state, torch.float32, torch.device("cpu")), config, stage)
-        fresh = moved_tensors(found, torch.float64, device)
-        fine.evidence.partners, fine.evidence.contact_prob = fresh.partners, fresh.contact_prob
+        state = moved_tensors(fine.decode(), torch.float32, torch.device("cpu"))
+        renew_contacts(evidence, state, config, stage)
+        if evidence.partners is not None:
+            fine.evidence.partners = moved_tensors(evidence.partners, torch.float64, device)
+        fine.evidence.contact_prob = evidence.contact_prob.to(device, torch.float64)
         fine.evidence.align_sd = evidence.align_sd
 
-    for stage in (1, 2):
+    for stage in stages:
         levenberg.descend(fine, free, config, stage, functools.partial(renew, stage), trace)
     for name, block in fine.blocks.items():
         unknowns.blocks[name].copy_(block)
