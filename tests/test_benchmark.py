@@ -84,6 +84,9 @@ def test_nothing_is_wrong_without_a_knob() -> None:
         ({"depth_sd": 0.02}, "depth_sd", 0.02, 0.002),
         ({"depth_bias": 1.1}, "depth_bias", 1.1, 0.01),
         ({"depth_holes": 0.25}, "depth_known", 0.75, 0.08),
+        ({"depth_far": 0.2}, "depth_far", 0.2, 0.08),
+        ({"keypoint_hidden": 0.2}, "keypoint_seen", 0.8, 0.03),
+        ({"mirrored_frames": 30}, "root_rot_sd", np.pi * (0.5 / 3) ** 0.5, 0.01),  # half of the frames, one axis
         ({"wrong_contacts": 0.2}, "wrong_contacts", 0.2, 0.07),
         ({"contact_doubt": 0.2}, "contact_doubt", 0.2, 1e-3),
         ({"unit": 0.2, "depth_sd": 0.01}, "depth_bias", 1.0, 0.01),

@@ -15,8 +15,10 @@ import numpy as np
 from scipy.optimize import lsq_linear
 from scipy.stats import spearmanr
 
+from distill.files import write_json
+from teacher.benchmark.provenance import provenance
 from teacher.benchmark.report import Check, Rows, check_table, failures, seconds
-from teacher.optimise.predicted_error import CIRCUMSTANCES, MEASURES, Fit, logarithms
+from teacher.optimise.predicted_error import CIRCUMSTANCES, FILE, MEASURES, Fit, logarithms
 from teacher.stagefiles import Array
 
 RIDGE: Final = 3.0
@@ -128,6 +130,14 @@ def quality_report(rows: Rows) -> tuple[dict[str, Any], list[str]]:
         "", f"{len(failed)} solves failed.", "", *failed,
     ]  # fmt: skip
     return content, lines
+
+
+def keep_fit(content: Mapping[str, Any], data: str) -> None:
+    """Write the fit of a report to where the program reads it, with where it came from and how it was judged."""
+    write_json(FILE, {
+        "data": data, "solves": content["solves"], "clips": content["clips"], "held_out": content["held_out"],
+        "made_by": provenance(), "fit": content["fit"],
+    })  # fmt: skip
 
 
 def _judged_line(name: str, values: Mapping[str, float]) -> str:

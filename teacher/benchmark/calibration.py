@@ -30,7 +30,7 @@ def initial_errors(problem: Problem, view: ExactView) -> Errors:
     per_person = [_person_errors(problem, view, person, true) for person, true in pairs]
     merged: Errors = {}
     for name in sorted({name for errors in per_person for name in errors}):
-        known = [e[name] for e in per_person if e.get(name) is not None]
+        known = [value for errors in per_person if (value := errors.get(name)) is not None]
         merged[name] = float(np.median(known)) if known else None
     focal = float(problem.cameras.K[0, 0] / view.clip.truth.cameras.K[0, 0])
     found: Errors = {"focal": focal, "people_found": len(pairs) / view.clip.spec.people}
@@ -44,7 +44,7 @@ def _same_people(problem: Problem, view: ExactView) -> list[tuple[int, int]]:
     apart = np.linalg.norm(people.keypoints_px[:, :, None] - view.keypoints_px[:, None], axis=-1).mean(-1)
     seen = np.where(np.broadcast_to(visible, apart.shape), apart, np.nan)
     distance = np.stack([np.nanmedian(seen[:, p], axis=0) for p in range(seen.shape[1]) if visible[:, p].any()])
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for person in np.argsort(distance.min(1)):
         true = int(distance[person].argmin())
         if true not in [taken for _, taken in pairs]:

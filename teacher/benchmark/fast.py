@@ -42,7 +42,7 @@ def with_fast(clip: SyntheticClip, kind: Fast) -> SyntheticClip:
         added = Rotation.from_rotvec(pulse[:, None] * np.asarray(turn)).as_matrix()
         body_rot[:, :, index] = added[:, None] @ body_rot[:, :, index]
     if kind == "kick":
-        contact[np.ix_(np.flatnonzero(pulse > 0.01), np.arange(contact.shape[1]), RIGHT_FOOT)] = 0
+        contact[np.ix_(np.flatnonzero(pulse > 0.01), np.arange(contact.shape[1]), np.array(RIGHT_FOOT))] = 0
     joints = _joints(motion.betas, body_rot, motion.cam_from_body)
     moved = replace(motion, body_rot=body_rot, contact_prob=contact, joints_cam=joints)
     return replace(clip, truth=replace(clip.truth, motion=moved))

@@ -41,8 +41,8 @@ def clip_values(truth: Result, prediction: Result) -> dict[str, float | None]:
     scores = score_clip(truth, prediction)
     samples: dict[str, list[Array]] = {}
     for _, person in scores.people:
-        for name, values in person.samples.items():
-            samples.setdefault(name, []).append(values)
+        for name, per_frame in person.samples.items():
+            samples.setdefault(name, []).append(per_frame)
     means = {name: float(np.concatenate(parts).mean()) for name, parts in samples.items()}
     means |= scores.camera.means() | scores.overlap.means()
     found = sum(int(match.frames.sum()) for match, _ in scores.people)

@@ -40,6 +40,8 @@ class BenchmarkConfig:
     """Of the errors that are drawn for each clip."""
     draws: int = 4
     """Solves per clip for the table quality."""
+    keep_fit: bool = False
+    """table=quality: write the fit into the program (`teacher/optimise/predicted_error.json`), for developers."""
     optimise: OptimiseConfig = field(default_factory=OptimiseConfig)
     """The solve, before a row changes it."""
 
@@ -71,6 +73,10 @@ def make_table(data: str, config: BenchmarkConfig, out: Path) -> str:
         cases = chosen(_cases(config), config.cases, lambda case: case.name, "cases")
         rows = run_cases(specs, cases, config.optimise, folder, seed=config.seed, workers=config.workers)
         content, lines = WRITERS[config.table](rows, cases)
+        if config.keep_fit and "fit" in content:
+            from teacher.benchmark.calibrate_quality import keep_fit
+
+            keep_fit(content, data)
     head = {
         "format": FORMAT, "table": config.table, "data": data, "clips": [spec.id for spec in specs],
         "provenance": provenance(), "config_hash": config_hash(config), "config": config_to_dict(config),
@@ -117,7 +123,7 @@ def _heading(head: Mapping[str, Any], clips: int) -> list[str]:
 
 def _terms(rows: report.Rows, cases: Sequence[Case]) -> tuple[dict[str, Any], list[str]]:
     first = next(iter(rows))
-    lines = [
+    lines: list[tuple[str, Mapping[str, Any]]] = [
         ("initial state, as given", report.medians(rows[first], "given")),
         ("initial state, first estimate of the scale", report.medians(rows[first], "before")),
         *((case.about, report.medians(rows[case.name])) for case in cases),

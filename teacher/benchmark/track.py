@@ -62,10 +62,11 @@ def usual_errors(spec: ClipSpec, seed: int = 0) -> Degradation:
         focal=float(np.exp(FOCAL_SD * focal)),
         unit=1.0 if static else float(UNITS[0] * (UNITS[1] / UNITS[0]) ** unit),
         root_depth=float(np.exp(ROOT_DEPTH_SD * depth)),
-        root_depth_sd=0.012, root_rot_sd=0.07, pose_sd=0.10, standing=0.4, slow=0.5, memory_s=0.3, betas_sd=0.95,
-        keypoint_px=1.0, keypoint_memory_s=0.08, keypoint_bias=0.009, track_px=0.25, outliers=0.01,
-        depth_sd=0.004, depth_patch_sd=0.015, depth_holes=0.08,
-        wrong_contacts=0.15, wrong_contact_s=0.12, contact_doubt=0.15,
+        root_depth_sd=0.012, root_rot_sd=0.09, pose_sd=0.11, standing=0.4, slow=0.6, memory_s=0.25, betas_sd=0.95,
+        keypoint_px=1.2, keypoint_memory_s=0.08, keypoint_bias=0.010, keypoint_hidden=0.1,
+        track_px=0.25, outliers=0.01,
+        depth_sd=0.003, depth_patch_sd=0.015, depth_holes=0.08, depth_far=0.02,
+        wrong_contacts=0.18, wrong_contact_s=0.1, contact_doubt=0.15,
         camera_pos_sd=0.001, camera_rot_sd=0.0003, drift_rot=0.002, drift_pos=0.003, drift_scale=0.004,
         cameras="static" if static else "sfm",
     )  # fmt: skip
@@ -76,7 +77,7 @@ def strained_errors(spec: ClipSpec, seed: int, draw: int) -> Degradation:
     rng = clip_rng(spec.id, seed, f"strain {draw}")
     usual = usual_errors(spec, seed)
     bodies, scene, contacts = np.exp(rng.uniform(np.log(0.4), np.log(3.0), 3))
-    failed = rng.random(4) < 0.12
+    failed = rng.random(5) < 0.12
     return Degradation(
         seed=int(rng.integers(2**31)),
         focal=float(np.exp(rng.standard_normal() * (0.35 if failed[0] else FOCAL_SD) * scene)),
@@ -86,9 +87,10 @@ def strained_errors(spec: ClipSpec, seed: int, draw: int) -> Degradation:
         pose_sd=usual.pose_sd * bodies, standing=usual.standing, slow=usual.slow, memory_s=usual.memory_s,
         betas_sd=usual.betas_sd * min(bodies, 2.0), keypoint_px=usual.keypoint_px * bodies * (6 if failed[1] else 1),
         keypoint_memory_s=usual.keypoint_memory_s, keypoint_bias=usual.keypoint_bias * bodies,
+        keypoint_hidden=min(usual.keypoint_hidden * bodies, 0.5), mirrored_frames=spec.frames // 3 if failed[4] else 0,
         track_px=usual.track_px * scene, outliers=0.4 if failed[2] else usual.outliers * scene,
         depth_sd=usual.depth_sd * scene, depth_patch_sd=usual.depth_patch_sd * scene * (6 if failed[2] else 1),
-        depth_holes=min(usual.depth_holes * scene, 0.5),
+        depth_holes=min(usual.depth_holes * scene, 0.5), depth_far=min(usual.depth_far * scene**2, 0.3),
         wrong_contacts=0.5 if failed[3] else min(usual.wrong_contacts * contacts, 0.5),
         wrong_contact_s=usual.wrong_contact_s, contact_doubt=usual.contact_doubt,
         camera_pos_sd=usual.camera_pos_sd * scene, camera_rot_sd=usual.camera_rot_sd * scene,

@@ -14,6 +14,7 @@ import torch
 from scipy.ndimage import zoom
 from scipy.spatial.transform import Rotation
 
+from distill.geometry.conventions import KEYPOINTS
 from teacher.optimise.exact import ExactView, exact_view
 from teacher.optimise.problem import Problem
 from teacher.stagefiles import Array, BodyInit, CameraInit, Contacts, DepthInit, People
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 PATCHES: Final = (4, 6)
 """Rows and columns of the grid on which errors of dense depth are drawn that a whole region shares."""
+FAR: Final = 1.2
+"""Factor on depth where something behind is taken for what is there."""
+MIRROR: Final = [
+    KEYPOINTS.index(name.replace("left", "-").replace("right", "left").replace("-", "right")) for name in KEYPOINTS
+]
+"""The keypoint of the other side for each of `conventions.KEYPOINTS`."""
 FEWEST_KEYPOINTS: Final = 6
 """With fewer visible keypoints the bodies stage has no body (`initialisers.bodies.MIN_KEYPOINTS`)."""
 
@@ -61,6 +68,11 @@ class Degradation:
     """Time over which that noise forgets, seconds; 0: new in every frame."""
     keypoint_bias: float = 0.0
     """Standing offset of each person's keypoints, parts of the person's height in the image, per axis."""
+    keypoint_hidden: float = 0.0
+    """Part of the keypoints in view that get no score."""
+    mirrored_frames: int = 0
+    """Frames at the clip's beginning in which the first person is seen the wrong way round: left for right, front for
+    back, as landmark detectors do from behind."""
     track_px: float = 0.0
     """Noise of the scene's observations, pixels per axis."""
     outliers: float = 0.0
@@ -75,6 +87,8 @@ class Degradation:
     """Factor on the dense depth against the cameras' unit."""
     depth_holes: float = 0.0
     """Part of the dense depth that is missing, in regions."""
+    depth_far: float = 0.0
+    """Part of the dense depth that lies a fifth behind the truth, in regions: a bare floor taken for the wall."""
     wrong_contacts: float = 0.0
     """Part of the contact labels that is flipped."""
     wrong_contact_s: float = 0.0
@@ -99,13 +113,17 @@ class Degradation:
     """Kind of `CameraInit`: "sfm", "known" (no error may be asked for then) or "static" (no scene at all)."""
 
     def __post_init__(self) -> None:
-        shares = {name: getattr(self, name) for name in ("outliers", "depth_holes", "wrong_contacts", "contact_doubt")}
+        names = ("outliers", "depth_holes", "depth_far", "wrong_contacts", "contact_doubt", "keypoint_hidden")
+        shares = {name: getattr(self, name) for name in names}
         shares |= {"standing": self.standing, "slow": self.slow, "standing + slow": self.standing + self.slow}
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"degradation.{name}: got {share}, expected 0 to 1")
-        if min(self.focal, self.unit, self.root_depth, self.depth_bias) <= 0 or self.lost_frames < 0:
-            raise ValueError("degradation: factors above 0 and 0 or more lost frames are expected")
+        if (
+            min(self.focal, self.unit, self.root_depth, self.depth_bias) <= 0
+            or min(self.lost_frames, self.mirrored_frames) < 0
+        ):
+            raise ValueError("degradation: factors above 0 and counts of frames of 0 or more are expected")
 
     def rng(self, purpose: str) -> np.random.Generator:
         """The generator of one purpose."""
@@ -144,6 +162,7 @@ def degraded_problem(view: ExactView, degradation: Degradation) -> Problem:
 def _with_gap(view: ExactView, d: Degradation) -> Array:
     """[T, P, 23] bool: keypoints that the people stage sees; nothing of the first person in the lost frames."""
     seen = view.keypoint_seen & view.clip.truth.motion.present[..., None]
+    seen &= d.rng("hidden").random(seen.shape) >= d.keypoint_hidden
     first = max((len(seen) - d.lost_frames) // 2, 0)
     seen[first : first + d.lost_frames, 0] = False
     return np.asarray(seen)
@@ -238,8 +257,9 @@ def _people(view: ExactView, d: Degradation, seen: Array) -> People:
     height = np.median(np.ptp(px[..., 1], axis=-1), axis=0)  # [P] pixels
     offset = d.keypoint_bias * height[:, None, None] * rng.standard_normal(px.shape[1:])
     px += offset + d.keypoint_px * _slow(rng, times, px.shape, d.keypoint_memory_s)
+    px[: d.mirrored_frames, 0] = px[: d.mirrored_frames, 0][:, MIRROR]
     hips = view.keypoints_cam[..., 11:13, :].mean(-2, keepdims=True)
-    visible = seen.any(-1)
+    visible: Array = np.asarray(seen.any(-1))
     there = visible[..., None]
     return People(
         visible=visible,
@@ -259,6 +279,7 @@ def _bodies(view: ExactView, d: Degradation, present: Array) -> BodyInit:
     pose[..., :3, :3] = pose[..., :3, :3] @ _turns(
         d.root_rot_sd * _noise(d.rng("root rot"), times, (frames, people, 3), d)
     )
+    pose[: d.mirrored_frames, 0, :3, :3] = pose[: d.mirrored_frames, 0, :3, :3] @ np.diag([-1.0, 1.0, -1.0])
     log_depth = d.root_depth_sd * _noise(d.rng("root depth"), times, (frames, people, 1), d)
     pose[..., :3, 3] *= d.root_depth * np.exp(log_depth)
     pose[..., 2, 3] *= d.focal  # t_z' = (f / f_true) t_z
@@ -318,9 +339,10 @@ def _depth(view: ExactView, d: Degradation, scale: Array) -> DepthInit:
     if d.depth_patch_sd:
         coarse = _slow(rng, times, (frames, *PATCHES), d.memory_s)
         depth = depth * np.exp(d.depth_patch_sd * zoom(coarse, grow, order=1))
-    if d.depth_holes:
-        coarse = zoom(_slow(rng, times, (frames, *PATCHES), d.memory_s), grow, order=1)
-        depth = np.where(coarse < np.quantile(coarse, d.depth_holes), 0, depth)
+    for share, factor in ((d.depth_holes, 0.0), (d.depth_far, FAR)):
+        if share:
+            coarse = zoom(_slow(rng, times, (frames, *PATCHES), d.memory_s), grow, order=1)
+            depth = np.where(coarse < np.quantile(coarse, share), factor * depth, depth)
     return DepthInit(depth=np.asarray(depth).astype(np.float16))
 
 

@@ -60,8 +60,9 @@ class Fit:
 @functools.cache
 def stored_fit() -> Fit:
     """The fit that comes with the program."""
-    stored = read_json(FILE)["fit"]
-    return Fit(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+    stored: dict[str, Any] = read_json(FILE)["fit"]
+    lists = {name: tuple(stored[name]) for name in ("names", "centre", "spread", "slope")}
+    return Fit(**lists, constant=float(stored["constant"]))
 
 
 def logarithms(signs: Mapping[str, float | None], names: tuple[str, ...]) -> Array:
