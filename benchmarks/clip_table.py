@@ -76,16 +76,20 @@ def _text(value: Any) -> str:
     )
 
 
+def print_table(labels: Path) -> None:
+    """Print the table of all clips of a labelling folder."""
+    print("| " + " | ".join(HEADER) + " |")
+    print("|" + "---|" * len(HEADER))
+    for status in read_status(labels):
+        if read_json(labels / "clips" / status.id / "clip.json"):
+            print("| " + " | ".join(cell.replace("|", "/") for cell in row_of(labels, status)) + " |")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("labels", type=Path, help="a folder made by footfall label")
-    args = parser.parse_args()
-    print("| " + " | ".join(HEADER) + " |")
-    print("|" + "---|" * len(HEADER))
-    for status in read_status(args.labels):
-        if read_json(args.labels / "clips" / status.id / "clip.json"):
-            print("| " + " | ".join(cell.replace("|", "/") for cell in row_of(args.labels, status)) + " |")
+    print_table(parser.parse_args().labels)
 
 
 if __name__ == "__main__":

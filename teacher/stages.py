@@ -55,8 +55,8 @@ STAGES: Final = (
 )
 
 
-def run_clip(clip: ClipFolder, config: LabelConfig, report: Report) -> None:
-    """Run every stage of a clip whose record does not hold.
+def run_clip(clip: ClipFolder, config: LabelConfig, report: Report, *, until: str = STAGES[-1].name) -> None:
+    """Run every stage of a clip whose record does not hold, up to and with the stage `until`.
 
     Raises:
         FootfallError: a stage failed for a reason that the record now carries; later stages did not run.
@@ -70,6 +70,8 @@ def run_clip(clip: ClipFolder, config: LabelConfig, report: Report) -> None:
         stage_report(0.0, "")
         _run_stage(clip, stage, getattr(config, stage.field), _context_hash(clip, stage), stage_report)
         done += stage.share
+        if stage.name == until:
+            break
     report(1.0, "done")
 
 
