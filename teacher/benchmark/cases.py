@@ -99,22 +99,25 @@ def josh_cases() -> list[Case]:
     """The terms of JOSH alone, in our formulation, with a scene initialiser that claims metres, as MASt3R does.
 
     In the published ablation L_c1 is all that can mend the scene's scale: no closed-form estimate, no stature.
-    The scene's unit is therefore taken for a metre in all of these cases, right or wrong.
+    The scene's unit is therefore taken for a metre in all of these cases, right or wrong. Once with the weights of
+    the released code, once with ours.
     """
     weights = asdict(TermWeights())
-    josh = without(*(name for name in weights if name not in JOSH_TERMS))
     released = {f"weights.{name}": JOSH_WEIGHTS.get(name, 0.0) for name in weights}
-    cases: dict[str, tuple[str, dict[str, Any]]] = {
-        "josh_full": ("JOSH's terms", josh),
-        "josh_no_contact_align": ("JOSH's terms - L_c1", josh | without("contact_align")),
-        "josh_no_contact_still": ("JOSH's terms - L_c2", josh | without("contact_still")),
-        "josh_no_bodies": ("JOSH's terms - body unknowns", josh | {"frozen": list(BODY_BLOCKS)}),
-        "josh_released": ("JOSH's released terms and weights", released),
+    ours = without(*(name for name in weights if name not in JOSH_TERMS))
+    changes: dict[str, tuple[str, dict[str, Any]]] = {
+        "full": ("", {}),
+        "no_contact_align": (" - L_c1", without("contact_align")),
+        "no_contact_still": (" - L_c2", without("contact_still")),
+        "no_bodies": (" - body unknowns", {"frozen": list(BODY_BLOCKS)}),
     }
-    claims_metres = {"metric": True}
     return [
-        Case(name=name, about=about, errors=claims_metres, changes=changes) for name, (about, changes) in cases.items()
-    ]
+        Case(name=f"{prefix}_{name}", about=words + minus, errors={"metric": True}, changes=preset | change)
+        for prefix, words, preset in (
+            ("josh", "JOSH's terms and weights", released), ("josh_terms", "JOSH's terms, our weights", ours),
+        )
+        for name, (minus, change) in changes.items()
+    ]  # fmt: skip
 
 
 def robustness_cases() -> list[Case]:

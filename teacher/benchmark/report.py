@@ -79,7 +79,8 @@ def term_checks(rows: Rows) -> list[Check]:
         for metric, target in (("w_mpjpe_mm", 2.5), ("wa_mpjpe_mm", 2.0), ("ate_m", 3.0)):
             about = f"{COLUMNS[metric]}: initial state ({name}) over full"
             checks.append(Check(about=about, measured=ratio(start.get(metric), full.get(metric)), target=target))
-    for prefix, words in (("", "ours"), ("josh_", "JOSH's terms")):
+    presets = (("", "ours"), ("josh_", "JOSH's weights"), ("josh_terms_", "JOSH's terms"))
+    for prefix, words in presets:
         if f"{prefix}no_contact_align" not in rows or f"{prefix}full" not in rows:
             continue
         whole = medians(rows[f"{prefix}full"])
