@@ -395,3 +395,20 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     assert chosen(["aa", "ab", "b"], ["a*"], str, "clips") == ["aa", "ab"]
     with pytest.raises(FootfallError, match="no such set"):
         make_table("nothing", BenchmarkConfig(), tmp_path / "x.json")
+
+
+def test_the_bench_prints_a_row_with_hardware_and_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bench.json"
+    quick = ["optimise.stage1_steps=2", "optimise.stage2_steps=2", "optimise.levenberg.stage1_steps=1"]
+    words = ["data=debug", "frames=[12,24]", "repeats=1", f"out={out}", "optimise.levenberg.stage2_steps=1", *quick]
+    assert main(["bench", "teacher", *words]) == 0
+    row = json.loads(out.read_text(encoding="utf-8"))
+    assert (row["format"], row["name"]) == ("footfall-bench/1", "teacher")
+    assert [length["frames"] for length in row["lengths"]] == [12, 24]
+    assert set(row["solvers"][0]["adam"]) == {"seconds", "cpu_seconds", "w_mpjpe_mm", "wa_mpjpe_mm", "ate_m"}
+    assert row["summary"]["times_quicker_than_adam"] > 0
+    shown = capsys.readouterr().out
+    assert row["provenance"]["hardware"]["cpu"] in shown
+    assert row["provenance"]["commit"] in shown
+    assert main(["bench", "teacher", "data=debug", "out=x.txt"]) == 2
+    assert main(["bench", "student"]) == 2
