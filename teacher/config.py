@@ -13,6 +13,7 @@ from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.quality import QualityConfig
 from teacher.pack import PackConfig
 from teacher.pictures import PicturesConfig
+from teacher.readers.names import check_settings
 from teacher.video import VideoConfig
 
 
@@ -36,3 +37,7 @@ class LabelConfig:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ValueError(f"workers: got {self.workers}, expected at least 1")
+        check_settings(
+            bodies_use=self.bodies.use, bodies_model=self.bodies.body_model, contacts_use=self.contacts.use,
+            contacts_model=self.contacts.body_model, optimise_file=self.optimise.body_file,
+        )  # fmt: skip

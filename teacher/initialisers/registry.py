@@ -7,7 +7,8 @@ and writes the files of its slot (`teacher.stagefiles`) into `clip.stage_dir(slo
     def run(clip, config, report): ...
 
 and name it in the label config (`depth.use=my_depth`). Heavy packages are imported inside `run`.
-Every slot also takes `files:FOLDER` (`from_files`).
+Every slot also takes `files:FOLDER` (`from_files`), and most take result files of other systems, `wham:PATH` and so on
+(`teacher.readers`).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def register(slot: Slot, name: str, *, needs: tuple[str, ...], licence: str) -> 
 
 
 def get_initialiser(slot: str, name: str) -> Initialiser:
-    """Look up an initialiser by the name in the config, or `files:FOLDER`.
+    """Look up an initialiser by the name in the config, `files:FOLDER` or `FORMAT:PATH`.
 
     Raises:
         FootfallError: no such name; the message lists those that exist.
@@ -77,6 +78,10 @@ def get_initialiser(slot: str, name: str) -> Initialiser:
         from teacher.initialisers.from_files import files_initialiser
 
         return files_initialiser(slot, name.removeprefix("files:"))
+    if ":" in name:
+        from teacher.readers.registry import reader_initialiser
+
+        return reader_initialiser(slot, *name.split(":", 1))
     for module in EMBEDDED:
         importlib.import_module(module)
     if (slot, name) not in _REGISTRY:

@@ -81,7 +81,7 @@ def place(
     if not every:
         last = max((int(track.frames.max()) for track in outside.tracks if len(track.frames)), default=-1)
         raise FootfallError(
-            outside.where, got=f"frames up to {last}", expected=f"frames {numbers.min()} to {numbers.max()} of the video",
+            outside.where, got=f"frames up to {last}", expected=f"frames of {numbers.min()} to {numbers.max()}",
             do="give the results of this video, made from all of its frames",
         )  # fmt: skip
     focal = float(np.median(np.concatenate([track.focal for track in every]))) * scale

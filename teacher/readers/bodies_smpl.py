@@ -116,8 +116,9 @@ def _tram_track(file: Path, focal: float) -> OutsideTrack:
     track = _mapping(at, load_pickled(file), "{pred_rotmat, pred_trans, pred_shape, frame}")
     rotations = array_of(at, track, "pred_rotmat", (None, 24, 3, 3))
     count = len(rotations)
+    frames = frame_numbers(at, "frame", _numbers(at, track, "frame"), count)
     return make_track(
-        at, file.stem.removeprefix("hps_track_"), frames=frame_numbers(at, "frame", _numbers(at, track, "frame"), count),
+        at, file.stem.removeprefix("hps_track_"), frames=frames,
         root_rot=rotations[:, 0], body_rot=rotations[:, 1:],
         position=array_of(at, track, "pred_trans", (count, 1, 3))[:, 0],
         betas=array_of(at, track, "pred_shape", (count, SHAPES)), focal=focal,

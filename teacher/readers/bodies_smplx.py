@@ -7,8 +7,6 @@ are not read.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 
 from distill.errors import FootfallError
-from distill.files import MAX_ARRAY_BYTES
 from teacher.readers.outside import (
     BODY_JOINTS,
     Array,
@@ -28,7 +25,7 @@ from teacher.readers.outside import (
     rotations_from_vectors,
     with_hands,
 )
-from teacher.readers.pickled import load_pickled
+from teacher.readers.pickled import load_npz, load_pickled
 
 SHAPES: Final = 10
 HUMAN3R_JOINTS: Final = 53
@@ -96,29 +93,29 @@ def read_prompthmr(path: Path, size: tuple[int, int]) -> OutsideBodies:
     for name, person in people.items():
         at = f"{where}, person {name}"
         body = person.get("smplx_cam") if isinstance(person, dict) else None
-        rotations = array_of(at, {"rotmat": np.asarray(_entry(at, body, "rotmat"))[:, : BODY_JOINTS + 1]}, "rotmat",
+        rotations = array_of(at, {"rotmat": _entry(at, body, "rotmat")[:, : BODY_JOINTS + 1]}, "rotmat",
                              (None, BODY_JOINTS + 1, 3, 3))  # fmt: skip
         count = len(rotations)
-        position = np.asarray(_entry(at, body, "trans"))
+        position = _entry(at, body, "trans")
         tracks.append(
             make_track(
                 at, str(name), frames=frame_numbers(at, "frames", array_of(at, person, "frames", (None,)), count),
                 root_rot=rotations[:, 0], body_rot=with_hands(rotations[:, 1:]),
                 position=array_of(at, {"trans": position.reshape(len(position), -1)}, "trans", (count, 3)),
-                betas=array_of(at, body, "shape", (count, SHAPES)), focal=focal,
+                betas=array_of(at, {"shape": _entry(at, body, "shape")}, "shape", (count, SHAPES)), focal=focal,
             )
         )  # fmt: skip
     size_there = (2 * float(centre[0]), 2 * float(centre[1]))
     return OutsideBodies(where=where, body_model="smplx", anchor="transl", size=size_there, tracks=tracks)
 
 
-def _entry(where: str, source: Any, key: str) -> Any:
+def _entry(where: str, source: Any, key: str) -> Array:
     if not isinstance(source, Mapping) or key not in source or np.ndim(source[key]) < 2:
         raise FootfallError(
             where, got=f"no smplx_cam with {key}", expected="smplx_cam: {rotmat, shape, trans}",
             do="give the results.pkl of PromptHMR-Vid",
         )  # fmt: skip
-    return source[key]
+    return np.asarray(source[key])
 
 
 def read_human3r(path: Path, size: tuple[int, int]) -> OutsideBodies:
@@ -149,8 +146,8 @@ def read_human3r(path: Path, size: tuple[int, int]) -> OutsideBodies:
                 expected=f"{SHAPES} or more shape coefficients and one id per person", do="write the file again",
             )  # fmt: skip
         for k, name in enumerate(ids):
-            row = {"frame": frame, "rotvec": rotvec[k], "transl": transl[k], "shape": shape[k, :SHAPES],
-                   "focal": K[0, 0]}  # fmt: skip
+            row = {"frame": frame, "focal": K[0, 0], "shape": shape[k, :SHAPES]}
+            row |= {"rotvec": rotvec[k], "transl": transl[k]}
             rows.setdefault(str(int(name)), []).append(row)
     if not rows:
         raise FootfallError(where, got="nobody in any frame", expected="people", do="check the path")
@@ -182,20 +179,3 @@ def human3r_files(path: Path) -> list[tuple[int, Path]]:
             do="run its demo with --save_smpl and give its output folder",
         )  # fmt: skip
     return found
-
-
-def load_npz(file: Path, keys: tuple[str, ...]) -> dict[str, Array]:
-    """The named arrays of an .npz; others stay unread, because foreign files may hold pickled objects beside them.
-
-    Raises:
-        FootfallError: damaged, or one of the arrays would need pickle.
-    """
-    try:
-        data = file.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_ARRAY_BYTES:
-                raise ValueError(f"more than {MAX_ARRAY_BYTES} bytes unpacked")
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            return {key: stored[key] for key in keys if key in stored.files}
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
-        raise FootfallError(str(file), got=error, expected="arrays (.npz without pickle)", do="write it again") from error

@@ -18,11 +18,11 @@ from scipy.spatial.transform import Rotation
 
 from distill.errors import FootfallError
 from distill.geometry.cameras import intrinsics_from_integer_centres
-from teacher.readers.bodies_smplx import human3r_files, load_npz
+from teacher.readers.bodies_smplx import human3r_files
 from teacher.readers.cameras import OutsideCameras
 from teacher.readers.clip_frames import ClipFrames
 from teacher.readers.outside import array_of
-from teacher.readers.pickled import load_pickled
+from teacher.readers.pickled import load_npz, load_pickled
 
 Array = NDArray[Any]
 DROID_STRIDE: Final = 8
@@ -152,7 +152,7 @@ def read_poses(path: Path, frames: ClipFrames) -> OutsideCameras:
     if flat.shape[1] not in (12, 16):
         raise FootfallError(
             where, got=f"an array of shape {list(rows.shape)}",
-            expected="[T, 4, 4], [T, 3, 4], [T, 12] or [T, 7] (tx ty tz qx qy qz qw)", do="save it in one of these forms",
+            expected="[T, 4, 4], [T, 3, 4], [T, 12] or [T, 7] (tx ty tz qx qy qz qw)", do="save it in such a form",
         )  # fmt: skip
     poses = np.tile(np.eye(4), (len(rows), 1, 1))
     poses[:, : flat.shape[1] // 4] = flat.reshape(len(rows), -1, 4)
@@ -172,8 +172,6 @@ def read_droid(path: Path, frames: ClipFrames) -> OutsideCameras:
     K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     poses = np.linalg.inv(_from_quaternions(str(path), rows))  # its poses are cam_from_world
     return _by_number(str(path), numbers, poses, frames, K=K, size=(2 * cx, 2 * cy))
-
-
 
 
 def read_camera_dict(path: Path, frames: ClipFrames) -> OutsideCameras:
@@ -226,7 +224,7 @@ def read_josh_cameras(path: Path, frames: ClipFrames) -> OutsideCameras:
     content = load_pickled(file)
     poses = array_of(where, content, "pred_cam", (None, 4, 4))
     pictures = content.get("rgb_hw3") if isinstance(content, Mapping) else None
-    picture = np.shape(pictures[0]) if pictures is not None and len(pictures) else ()
+    picture: tuple[int, ...] = np.shape(pictures[0]) if pictures is not None and len(pictures) else ()
     if len(picture) != 3:
         raise FootfallError(
             where, got="no pictures rgb_hw3, whose size the intrinsics belong to", expected="JOSH's scene.pkl",

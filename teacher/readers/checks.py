@@ -57,12 +57,12 @@ def check_poses(where: str, poses: Array) -> Array:
         raise _impossible(where, f"poses of shape {list(poses.shape)}", "4x4 matrices")
     flat = poses.reshape(-1, 4, 4)
     rotation = flat[:, :3, :3]
-    finite = np.isfinite(flat).all((1, 2))
+    finite = np.asarray(np.isfinite(flat).all(axis=(1, 2)))
     clean = np.where(finite[:, None, None], rotation, np.eye(3))
-    skew = np.abs(clean @ np.swapaxes(clean, 1, 2) - np.eye(3)).max((1, 2))
-    faults = {
+    skew: Array = np.abs(clean @ np.swapaxes(clean, 1, 2) - np.eye(3)).max(axis=(1, 2))
+    faults: dict[str, Array] = {
         "numbers that are not finite": ~finite,
-        "a last row other than 0 0 0 1": np.abs(np.nan_to_num(flat[:, 3]) - [0, 0, 0, 1]).max(1) > RIGID,
+        "a last row other than 0 0 0 1": np.abs(flat[:, 3] - [0, 0, 0, 1]).max(axis=1) > RIGID,
         "a matrix that is no rotation": (skew > RIGID) | (np.linalg.det(clean) <= 0),
     }
     for what, bad in faults.items():

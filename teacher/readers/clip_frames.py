@@ -29,6 +29,8 @@ class ClipFrames:
     """[T] seconds, as in the video's container."""
     size: tuple[int, int]
     """Width and height of the clip's images, pixels."""
+    source_size: tuple[int, int]
+    """Width and height of the video, rotation applied, pixels."""
     K: Array | None = None
     """[3, 3] if the lens was given."""
 
@@ -63,5 +65,6 @@ def clip_frames(clip: ClipFolder) -> ClipFrames:
     whole = source.start_s == 0 and source.end_s is None
     return ClipFrames(
         numbers=numbers, total=len(timestamps) + frames.unreadable if whole else None, timestamps=timestamps,
-        size=(frames.size[0], frames.size[1]), K=None if frames.K is None else np.asarray(frames.K, np.float64),
+        size=(frames.size[0], frames.size[1]), source_size=(frames.source_size[0], frames.source_size[1]),
+        K=None if frames.K is None else np.asarray(frames.K, np.float64),
     )  # fmt: skip

@@ -70,7 +70,7 @@ def _lens(where: str, cameras: list[Any]) -> tuple[Array, tuple[float, float]]:
     spread = np.ptp(matrices[:, 0, 0]) / K[0, 0]
     if spread > SAME_FOCAL or any((c.width, c.height) != (camera.width, camera.height) for c in cameras):
         raise FootfallError(
-            where, got=f"several lenses (focal lengths differ by {spread:.1%})", expected="one lens for the whole video",
+            where, got=f"several lenses (focal lengths differ by {spread:.1%})", expected="one lens",
             do="map again with a single camera (--ImageReader.single_camera 1)",
         )  # fmt: skip
     corners = np.array([[0, 0], [size[0], 0], [0, size[1]], [size[0], size[1]]], np.float64)

@@ -1,4 +1,4 @@
-"""Read pickled result files (`.pkl`, joblib's, `.npy` of objects, `.pt`) without running anything that they hold.
+"""Read result files (`.pkl`, joblib's, `.npy` of objects, `.pt`, `.npz`) without running anything that they hold.
 
 Everything comes back as plain containers with numpy arrays. A file that names any other function or class is refused
 with that name (`distill.unpickle`). joblib writes arrays as raw bytes behind a small description, the whole
@@ -28,6 +28,11 @@ from distill.unpickle import harmless_global
 _NUMPY_MAGIC: Final = b"\x93NUMPY"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _LZ4_MAGIC: Final = b"\x04\x22\x4d\x18"
+_ARRAYS: Final = [
+    np.ndarray, np.dtype, np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0],
+    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
+]  # fmt: skip
+"""What numpy arrays in torch's files name, besides what torch allows by itself."""
 
 
 def load_pickled(path: Path) -> Any:
@@ -40,8 +45,9 @@ def load_pickled(path: Path) -> Any:
         raise FootfallError(str(path), got="no such file", expected="a result file", do="check the path")
     try:
         data = path.read_bytes()
-        if data.startswith(_ZIP_MAGIC) or path.suffix in (".pt", ".pth") and not data.startswith(_NUMPY_MAGIC):
-            return plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+        if data.startswith(_ZIP_MAGIC) or (path.suffix in (".pt", ".pth") and not data.startswith(_NUMPY_MAGIC)):
+            with torch.serialization.safe_globals(_ARRAYS):
+                return plain(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
         if data.startswith(_NUMPY_MAGIC):
             return _load_npy(data, path)
         return _Reader(io.BytesIO(_decompress(data)), path).load()
@@ -54,6 +60,25 @@ def load_pickled(path: Path) -> Any:
         raise _damaged(path, reason) from error
     except Exception as error:  # damaged bytes make the interpreters of pickles raise a dozen kinds
         raise _damaged(path, f"unreadable ({type(error).__name__}: {error})") from error
+
+
+def load_npz(file: Path, keys: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    """The named arrays of an .npz; others stay unread, because foreign files may hold pickled objects beside them.
+
+    Raises:
+        FootfallError: damaged, or one of the arrays would need pickle.
+    """
+    try:
+        data = file.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MAX_ARRAY_BYTES:
+                raise ValueError(f"more than {MAX_ARRAY_BYTES} bytes unpacked")
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return {key: stored[key] for key in keys if key in stored.files}
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
+        raise FootfallError(
+            str(file), got=error, expected="arrays (.npz without pickle)", do="write it again"
+        ) from error
 
 
 def _damaged(path: Path, got: str) -> FootfallError:
