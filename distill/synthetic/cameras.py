@@ -11,9 +11,12 @@ from scipy.spatial.transform import Rotation
 from distill.errors import FootfallError
 from distill.synthetic.axes import Array, make_rigid, normalise, smooth_noise
 from distill.synthetic.spec import ClipSpec
+from distill.synthetic.terrain import Terrain
 
 MARGIN = 0.03
 """Part of the image, at each border, that people stay out of."""
+LONG_S = 10.0
+"""Clips longer than this, seconds, are filmed from a bounded range of directions."""
 NEAREST = 1.6
 """Least distance between camera and people, metres."""
 
@@ -28,12 +31,13 @@ class CameraTrack:
     """[T, 4, 4] metres."""
 
 
-def plan_cameras(spec: ClipSpec, joints: Array) -> CameraTrack:
+def plan_cameras(spec: ClipSpec, joints: Array, terrain: Terrain) -> CameraTrack:
     """Draw cameras until the people stay in view.
 
     Args:
         spec: of the clip.
         joints: [T, P, 24, 3] world, metres.
+        terrain: that the camera is carried over.
 
     Raises:
         FootfallError: no such camera was found, for example because people walk too far for a fixed one.
@@ -44,7 +48,7 @@ def plan_cameras(spec: ClipSpec, joints: Array) -> CameraTrack:
     distance = focal * 1.75 / (rng.uniform(0.52, 0.64) * spec.height)
     outline = _outline(joints)
     for attempt in range(60):
-        world_from_cam = _draw(spec, joints, distance * 1.04**attempt, rng)
+        world_from_cam = _draw(spec, joints, distance * 1.04**attempt, rng, terrain)
         if _sees(world_from_cam, K, spec, outline):
             return CameraTrack(K=K, world_from_cam=world_from_cam)
     raise FootfallError(
@@ -69,7 +73,7 @@ def _sees(world_from_cam: Array, K: Array, spec: ClipSpec, outline: Array) -> bo
     return bool((part > MARGIN).all() and (part < 1 - MARGIN).all())
 
 
-def _draw(spec: ClipSpec, joints: Array, distance: float, rng: np.random.Generator) -> Array:
+def _draw(spec: ClipSpec, joints: Array, distance: float, rng: np.random.Generator, terrain: Terrain) -> Array:
     """One camera track [T, 4, 4] at about `distance` metres from the people."""
     times = spec.times
     centre = joints[:, :, 0].mean(axis=1)
@@ -83,7 +87,9 @@ def _draw(spec: ClipSpec, joints: Array, distance: float, rng: np.random.Generat
     sway_m, sway_rad = 0.012, np.radians(0.45)
     if spec.camera in ("walk", "shake"):
         # Of the two ways around the people, the one on which the camera goes further: structure from motion needs it.
-        drift = rng.uniform(0.2, 0.32) * (times - times[-1] / 2)
+        rate, since = rng.uniform(0.2, 0.32), times - times[-1] / 2
+        # In a long clip the camera swings around the people and back, so that it sees places again.
+        drift = rate * since if times[-1] <= LONG_S else 1.1 * np.sin(rate / 1.1 * since)
         ways = [centre + distance * _around(azimuth + sign * drift) for sign in (-1, 1)]
         eye = max(ways, key=_length)
         eye[:, 2] = height + 0.018 * np.sin(2 * np.pi * 1.9 * times + rng.uniform(0, 6))
@@ -97,6 +103,8 @@ def _draw(spec: ClipSpec, joints: Array, distance: float, rng: np.random.Generat
             aim, noise = np.tile(middle - [0, 0, 0.08], (len(times), 1)), 0 * noise
         else:  # Held before a standing person's chest, so that it moves a little as they turn.
             eye += 0.25 * normalise((aim - eye) * [1, 1, 0])
+    if not terrain.flat:
+        eye[:, 2] += gaussian_filter1d(terrain.height(eye[:, :2]), 0.8 * spec.fps, mode="nearest")
     rotation = _look(eye, aim) @ Rotation.from_rotvec(sway_rad * noise[:, :3]).as_matrix()
     return make_rigid(rotation, eye + sway_m * noise[:, 3:])
 

@@ -19,13 +19,15 @@ def collection(name: str, seed: int = 0) -> list[ClipSpec]:
     """The clips of a named set.
 
     Args:
-        name: "demo" (five short clips and two held-out ones, mostly with a moving camera), "debug" (one tiny
-            clip), or "train:N" for N varied clips, every eighth of them held out.
+        name: "footsteps-v1" (the teacher's benchmark), "demo" (five short clips and two held-out ones, mostly with a
+            moving camera), "debug" (one tiny clip), or "train:N" for N varied clips, every eighth of them held out.
         seed: makes another set of the same kind.
 
     Raises:
         FootfallError: no such set.
     """
+    if name == "footsteps-v1":
+        return footsteps()
     if name == "demo":
         return _demo(seed)
     if name == "debug":
@@ -34,7 +36,10 @@ def collection(name: str, seed: int = 0) -> list[ClipSpec]:
     if count != name and count.isdigit() and int(count) > 0:
         return [varied_clip(index, seed) for index in range(int(count))]
     raise FootfallError(
-        f"set {name!r}", got="no such set", expected="demo, debug or train:N", do="name one of them, e.g. train:64"
+        f"set {name!r}",
+        got="no such set",
+        expected="footsteps-v1, demo, debug or train:N",
+        do="name one of them, e.g. train:64",
     )
 
 
@@ -48,6 +53,50 @@ def _demo(seed: int) -> list[ClipSpec]:
         ClipSpec(id="fixed", seed=first + 5, frames=54, fps=20.0, motion="turn", camera="static", ground="asphalt"),
         ClipSpec(id="test-walk", seed=first + 6, frames=60, fps=20.0, camera="walk", ground="tiles"),
         ClipSpec(id="test-fast", seed=first + 7, frames=48, fps=20.0, speed=1.8, camera="shake", ground="paving"),
+    ]
+
+
+_FOOTSTEPS: Final[tuple[dict[str, Any], ...]] = (
+    {"id": "flat-walk-1", "camera": "walk", "frames": 120, "ground": "paving"},
+    {"id": "flat-walk-2", "camera": "pan", "frames": 110, "ground": "grass", "speed": 1.7},
+    {"id": "flat-walk-slow-1", "camera": "walk", "frames": 150, "ground": "tiles", "speed": 0.8},
+    {"id": "flat-walk-pair-1", "camera": "shake", "frames": 120, "ground": "asphalt", "people": 2},
+    {"id": "flat-walk-three-1", "camera": "walk", "frames": 110, "ground": "paving", "people": 3},
+    {"id": "flat-walk-static-1", "camera": "static", "frames": 100, "ground": "asphalt"},
+    {"id": "flat-walk-long-1", "camera": "walk", "frames": 400, "ground": "tiles"},
+    {"id": "turn-1", "camera": "walk", "motion": "turn", "frames": 130, "ground": "asphalt"},
+    {"id": "turn-2", "camera": "shake", "motion": "turn", "frames": 120, "ground": "tiles"},
+    {"id": "turn-pair-1", "camera": "pan", "motion": "turn", "frames": 140, "ground": "grass", "people": 2},
+    {"id": "stairs-up-1", "camera": "walk", "terrain": "stairs_up", "frames": 150, "ground": "paving"},
+    {"id": "stairs-up-pair-1", "camera": "shake", "terrain": "stairs_up", "frames": 140, "people": 2},
+    {"id": "stairs-down-1", "camera": "walk", "terrain": "stairs_down", "frames": 150, "ground": "tiles"},
+    {"id": "stairs-down-pan-1", "camera": "pan", "terrain": "stairs_down", "frames": 140, "ground": "asphalt"},
+    {"id": "ramp-up-1", "camera": "walk", "terrain": "ramp_up", "frames": 130, "ground": "asphalt"},
+    {"id": "ramp-down-pair-1", "camera": "walk", "terrain": "ramp_down", "frames": 130, "people": 2},
+    {"id": "kerb-up-1", "camera": "shake", "terrain": "kerb_up", "frames": 110, "ground": "asphalt"},
+    {"id": "kerb-down-1", "camera": "walk", "terrain": "kerb_down", "frames": 110, "ground": "grass"},
+    {"id": "bench-1", "camera": "walk", "motion": "sit", "frames": 200, "ground": "grass"},
+    {"id": "bench-pair-1", "camera": "pan", "motion": "sit", "frames": 180, "ground": "paving", "people": 2},
+    {"id": "jog-1", "camera": "walk", "motion": "jog", "frames": 110, "ground": "asphalt"},
+    {"id": "jog-pair-1", "camera": "shake", "motion": "jog", "frames": 100, "ground": "tiles", "people": 2},
+    {"id": "stand-1", "camera": "walk", "motion": "stand", "frames": 120, "ground": "tiles"},
+    {"id": "stand-four-1", "camera": "walk", "motion": "stand", "frames": 100, "ground": "paving", "people": 4},
+    {"id": "clap-1", "camera": "walk", "motion": "clap", "frames": 130, "ground": "grass"},
+    {"id": "kick-1", "camera": "shake", "motion": "kick", "frames": 110, "ground": "asphalt"},
+    {"id": "cross-pair-1", "camera": "walk", "motion": "cross", "frames": 130, "people": 2},
+    {"id": "cross-four-1", "camera": "walk", "motion": "cross", "frames": 120, "ground": "tiles", "people": 4},
+    {"id": "cross-static-1", "camera": "static", "motion": "cross", "frames": 110, "people": 3},
+    {"id": "loop-1", "camera": "walk", "motion": "loop", "frames": 300, "ground": "grass"},
+)
+"""What each clip of the benchmark shows; the rest follows from its place in this list."""
+
+
+def footsteps() -> list[ClipSpec]:
+    """The benchmark `footsteps-v1`: 30 clips over flat ground, stairs, ramps, kerbs and benches. Never change it."""
+    varied = [{"objects": 8 + (5 * k) % 12, "image_noise": 0.004 + 0.002 * (k % 4)} for k in range(len(_FOOTSTEPS))]
+    return [
+        ClipSpec(**{"seed": 7000 + k, "fps": 30.0, **shared, **shown})
+        for k, (shown, shared) in enumerate(zip(_FOOTSTEPS, varied, strict=True))
     ]
 
 

@@ -63,6 +63,10 @@ class Plant:
     """[2] metres, while the foot is flat."""
     heading: float
     """Direction of the foot, radians."""
+    height: float = 0.0
+    """Of the ground below the ankle, metres."""
+    slope: float = 0.0
+    """Of the ground along the foot, radians, rising forwards."""
 
 
 @dataclass(kw_only=True)
@@ -81,6 +85,14 @@ class FootTrack:
     """[T] bool: the heel stands."""
     toe: Array
     """[T] bool: the toes stand."""
+
+    @staticmethod
+    def empty(frames: int) -> FootTrack:
+        """A foot at the origin that never stands."""
+        return FootTrack(
+            ankle=np.zeros((frames, 3)), heading=np.zeros(frames), pitch=np.zeros(frames), bend=np.zeros(frames),
+            heel=np.zeros(frames, bool), toe=np.zeros(frames, bool),
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -139,27 +151,22 @@ def plan_plants(path: GroundPath, rhythm: Rhythm, *, side: int, width: float, to
 
 def standing_track(foot: Foot, xy: Array, heading: float, frames: int) -> FootTrack:
     """A foot that stands flat all the time."""
-    ankle = np.tile([*xy, foot.flat_height], (frames, 1)).astype(np.float64)
-    zero, always = np.zeros(frames), np.ones(frames, bool)
-    return FootTrack(
-        ankle=ankle, heading=np.full(frames, heading), pitch=zero, bend=zero.copy(), heel=always, toe=always.copy()
-    )
+    track = FootTrack.empty(frames)
+    track.ankle[:] = *xy, foot.flat_height
+    track.heading[:] = heading
+    track.heel[:] = track.toe[:] = True
+    return track
 
 
 def follow_plants(foot: Foot, plants: list[Plant], times: Array) -> FootTrack:
     """The foot's motion at `times` [T], which must lie between the first plant and the last."""
-    frames = len(times)
-    zero = np.zeros(frames)
-    track = FootTrack(
-        ankle=np.zeros((frames, 3)), heading=zero, pitch=zero.copy(), bend=zero.copy(),
-        heel=np.zeros(frames, bool), toe=np.zeros(frames, bool),
-    )  # fmt: skip
+    track = FootTrack.empty(len(times))
     for plant, following in itertools.pairwise(plants):
         stance = (times >= plant.flat) & (times <= plant.toe_off)
-        track.pitch[stance] = _heel_rise(plant, times[stance])
+        track.pitch[stance] = heel_rise(plant, times[stance])
         track.bend[stance] = -track.pitch[stance]
         track.heading[stance] = plant.heading
-        track.ankle[stance] = _ankle_in_stance(foot, plant, track.pitch[stance])
+        track.ankle[stance] = ankle_in_stance(foot, plant, track.pitch[stance])
         track.heel[stance] = times[stance] <= plant.heel_off
         track.toe[stance] = True
         swing = (times > plant.toe_off) & (times < following.flat)
@@ -167,31 +174,32 @@ def follow_plants(foot: Foot, plants: list[Plant], times: Array) -> FootTrack:
     return track
 
 
-def _heel_rise(plant: Plant, times: Array) -> Array:
+def heel_rise(plant: Plant, times: Array) -> Array:
     """Pitch during stance: zero until heel-off, then rising with zero slope at its start."""
     u = np.clip((times - plant.heel_off) / (plant.toe_off - plant.heel_off), 0.0, 1.0)
     return TOE_OFF_PITCH * u**1.6
 
 
-def _ankle_in_stance(foot: Foot, plant: Plant, pitch: Array) -> Array:
-    """Ankle [T, 3] when the foot turns about the ball, which stands still."""
+def ankle_in_stance(foot: Foot, plant: Plant, pitch: Array) -> Array:
+    """Ankle [T, 3] when the foot is raised by `pitch` [T] about the ball, which stands still."""
     turned = foot.ball - turn(rot_x(pitch), foot.ball)
-    flat = np.array([*plant.ankle_xy, foot.flat_height])
-    return flat + turned @ world_from_heading(np.array(plant.heading)).T
+    world_from_sole = world_from_heading(np.array(plant.heading)) @ rot_x(np.array(-plant.slope))
+    ground = np.array([*plant.ankle_xy, plant.height])
+    return ground + (turned + [0, foot.flat_height, 0]) @ world_from_sole.T
 
 
 def _fill_swing(foot: Foot, plant: Plant, following: Plant, times: Array, swing: Array, track: FootTrack) -> None:
     """Write the frames `swing` between two plants into `track`."""
     duration = following.flat - plant.toe_off
     u = (times[swing] - plant.toe_off) / duration
-    rate = 1.6 * TOE_OFF_PITCH / (plant.toe_off - plant.heel_off) * duration  # slope of _heel_rise at its end, per u
+    rate = 1.6 * TOE_OFF_PITCH / (plant.toe_off - plant.heel_off) * duration  # slope of heel_rise at its end, per u
     knots = np.array([-0.01, 0.0, 0.10, 0.45, 0.84, 1.0, 1.01])
     pitches = np.array(
         [TOE_OFF_PITCH - 0.01 * rate, TOE_OFF_PITCH, 1.12 * TOE_OFF_PITCH, 0.3 * TOE_OFF_PITCH, STRIKE_PITCH, 0, 0]
     )
     pitch = PchipInterpolator(knots, pitches)(u)
     bend = -TOE_OFF_PITCH * (1 - smooth_step(u / 0.35))
-    start = _ankle_in_stance(foot, plant, np.array([TOE_OFF_PITCH - 0.01 * rate, TOE_OFF_PITCH]))
+    start = ankle_in_stance(foot, plant, np.array([TOE_OFF_PITCH - 0.01 * rate, TOE_OFF_PITCH]))
     slope = (start[1] - start[0])[:2] / 0.01
     # Cubic Hermite from toe-off, with the speed it has there, to rest at the next plant.
     a, b = start[1][:2], following.ankle_xy

@@ -74,7 +74,9 @@ class Pelvis:
     rotation: Array
     """[T, 3, 3] world from body."""
     standing: float
-    """Greatest height of the pelvis as a part of that with straight legs."""
+    """Greatest height of the pelvis above the ground as a part of that with straight legs."""
+    ground: Array | float = 0.0
+    """[T] height of the ground below the pelvis, metres."""
 
 
 def identity_pose(frames: int) -> Array:
@@ -100,7 +102,7 @@ def place_pelvis(build: Build, pelvis: Pelvis, feet: Mapping[str, FootTrack], *,
         room = np.sqrt(np.maximum(leg.reach**2 - (gap**2).sum(-1), 0.0))
         limit = np.minimum(limit, feet[side].ankle[:, 2] + room - hip[:, 2])
         straight += (build.feet[side].flat_height + leg.reach - leg.hip[1]) / 2
-    limit = np.minimum(limit, pelvis.standing * straight)
+    limit = np.minimum(limit, pelvis.standing * straight + pelvis.ground)
     sigma = 0.035 * fps
     radius = max(int(np.ceil(2 * sigma)), 1)
     floor = minimum_filter1d(limit, 2 * radius + 1, mode="nearest")

@@ -51,8 +51,10 @@ class GroundPath:
 def plan_paths(spec: ClipSpec) -> list[GroundPath]:
     """One path per person; people who walk keep their formation, so that one camera sees them all."""
     rng = spec.rng("paths")
+    if spec.motion == "cross":
+        return _crossing(spec, rng)
     offsets = _formation(rng, spec.people)
-    if spec.motion in ("walk", "turn"):
+    if spec.motion in ("walk", "turn", "jog", "loop"):
         base = _curve(spec, rng)
         return [base.beside(left, ahead) for left, ahead in offsets]
     times = np.array([-_LEAD, spec.frames / spec.fps + _LEAD])
@@ -69,8 +71,10 @@ def _curve(spec: ClipSpec, rng: np.random.Generator) -> GroundPath:
     """A path of gently changing heading; `turn` adds a turn of 70 to 150 degrees within the clip."""
     duration = spec.frames / spec.fps
     times = np.arange(-_LEAD, duration + _LEAD, _STEP)
-    speed = spec.speed or rng.uniform(1.0, 1.5)
+    speed = spec.speed or (rng.uniform(2.3, 2.9) if spec.motion == "jog" else rng.uniform(1.0, 1.5))
     heading = rng.uniform(-np.pi, np.pi) + 0.12 * smooth_noise(rng, times, period=3.0, channels=1)[:, 0]
+    if spec.motion == "loop":
+        heading = heading[0] + 2 * np.pi * times / duration
     if spec.motion == "turn":
         # Turns no tighter than 0.9 rad/s alone and 0.5 rad/s in company, so that inner walkers keep walking.
         total = np.radians(rng.uniform(70, 150)) * rng.choice([-1.0, 1.0])
@@ -81,6 +85,29 @@ def _curve(spec: ClipSpec, rng: np.random.Generator) -> GroundPath:
     velocity = speed * np.stack((np.cos(heading), np.sin(heading)), axis=-1)
     xy = np.cumsum(velocity, axis=0) * _STEP
     return GroundPath(times=times, xy=xy - xy[np.searchsorted(times, duration / 2)], heading=heading)
+
+
+def _crossing(spec: ClipSpec, rng: np.random.Generator) -> list[GroundPath]:
+    """Straight ways that meet near the origin at times far enough apart that nobody walks through anybody."""
+    duration = spec.frames / spec.fps
+    times = np.arange(-_LEAD, duration + _LEAD, _STEP)
+    while True:
+        paths = []
+        facing = rng.uniform(-np.pi, np.pi)
+        for person in range(spec.people):
+            heading = facing + np.pi * (person % 2) + rng.uniform(-0.5, 0.5)
+            velocity = (spec.speed or rng.uniform(0.8, 1.2)) * np.array([np.cos(heading), np.sin(heading)])
+            side = rng.uniform(-1.5, 1.5) * np.array([-np.sin(heading), np.cos(heading)])
+            xy = side + (times - duration / 2 - rng.uniform(-0.8, 0.8))[:, None] * velocity
+            paths.append(GroundPath(times=times, xy=xy, heading=np.full(len(times), heading)))
+        if all(_meet(a, b) for k, a in enumerate(paths) for b in paths[:k]):
+            return paths
+
+
+def _meet(a: GroundPath, b: GroundPath) -> bool:
+    """Whether two people pass each other nearby, but never closer than `CLEARANCE`."""
+    nearest = np.linalg.norm(a.xy - b.xy, axis=-1).min()
+    return bool(CLEARANCE <= nearest <= CLEARANCE + 1.3)
 
 
 def _formation(rng: np.random.Generator, people: int) -> list[tuple[float, float]]:

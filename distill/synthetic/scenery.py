@@ -7,9 +7,11 @@ from typing import Final
 
 import numpy as np
 
+from distill.synthetic.actions import SEAT
 from distill.synthetic.axes import Array, normalise
 from distill.synthetic.raycast import RayCaster, camera_rays
 from distill.synthetic.spec import ClipSpec
+from distill.synthetic.terrain import HALF_WIDTH, Terrain
 
 MATERIALS: Final = (
     "paving", "asphalt", "grass", "tiles", "brick", "plaster", "planks", "concrete", "poster",
@@ -113,13 +115,15 @@ class Scene:
         return depth.reshape(size[1], size[0]).astype(np.float32)
 
 
-def build_scene(spec: ClipSpec, people_xy: Array, world_from_cam: Array) -> Scene:
+def build_scene(spec: ClipSpec, people_xy: Array, world_from_cam: Array, terrain: Terrain, benches: Array) -> Scene:
     """A scene around the people and the camera.
 
     Args:
         spec: of the clip.
         people_xy: [T, P, 2] pelvis positions.
         world_from_cam: [T, 4, 4].
+        terrain: what people walk over.
+        benches: [N, 3] x, y and heading of the seats that people use.
     """
     rng = spec.rng("scene")
     builder = _Builder(rng)
@@ -127,15 +131,48 @@ def build_scene(spec: ClipSpec, people_xy: Array, world_from_cam: Array) -> Scen
     builder.quad(
         np.array([-half, -half, 0.0]), np.array([2 * half, 0, 0]), np.array([0, 2 * half, 0]), spec.ground, _tint(rng)
     )
+    _add_terrain(builder, terrain)
+    for x, y, heading in benches:
+        _add_bench(builder, np.array([x, y, 0.0]), heading - np.pi / 2)
     eye_xy = world_from_cam[:, :2, 3]
     yaw = rng.uniform(0, np.pi / 2)
     _add_walls(builder, np.concatenate((people_xy.reshape(-1, 2), eye_xy)), yaw)
-    spots = _free_spots(spec, rng, people_xy, eye_xy)
+    spots = _free_spots(spec, rng, people_xy, eye_xy, terrain)
     for x, y, radius in spots:
         _add_object(builder, np.array([x, y, 0.0]), radius)
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(40, 65))
     light = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
     return Scene(builder.mesh(), spots, light)
+
+
+def _add_terrain(builder: _Builder, terrain: Terrain) -> None:
+    """Boxes for levels, wedges for slopes."""
+    along, across = (np.array([*axis, 0.0]) for axis in terrain.axes)
+    rng, wide = builder.rng, 2 * HALF_WIDTH
+    material = str(rng.choice(["concrete", "paving", "tiles"]))
+    for piece in terrain.pieces:
+        length = piece.end - piece.begin
+        tint = _tint(rng) * rng.uniform(0.8, 1.1)
+        if piece.low == piece.high:
+            foot = (piece.begin + length / 2) * along
+            builder.box(foot, np.array([length, wide, piece.high]), terrain.heading, material, tint)
+            continue
+        corner = piece.begin * along + HALF_WIDTH * -across + np.array([0, 0, piece.low])
+        way = length * along + np.array([0, 0, piece.high - piece.low])
+        builder.quad(corner, way, wide * across, material, tint)
+        down = np.array([0, 0, -max(piece.low, piece.high)])  # the part of the sides below the ground is not seen
+        builder.quad(corner + down, way, -down, material, tint)
+        builder.quad(corner + wide * across + way + down, -way, -down, material, tint)
+
+
+def _add_bench(builder: _Builder, foot: Array, yaw: float) -> None:
+    """A bench without a back whose seat is above `foot`; `yaw` of its long side."""
+    rng = builder.rng
+    tint = _tint(rng)
+    side = np.array([np.cos(yaw), np.sin(yaw), 0])
+    builder.box(foot + np.array([0, 0, SEAT - 0.06]), np.array([1.3, 0.36, 0.06]), yaw, "planks", tint)
+    for sign in (-1, 1):
+        builder.box(foot + 0.5 * sign * side, np.array([0.08, 0.30, SEAT - 0.06]), yaw, "concrete", tint)
 
 
 def _tint(rng: np.random.Generator) -> Array:
@@ -213,7 +250,7 @@ def _add_object(builder: _Builder, foot: Array, radius: float) -> None:
             builder.box(foot + sign * 0.4 * wide * side, np.array([0.08, 0.36, 0.40]), yaw, "concrete", tint)
 
 
-def _free_spots(spec: ClipSpec, rng: np.random.Generator, people_xy: Array, eye_xy: Array) -> Array:
+def _free_spots(spec: ClipSpec, rng: np.random.Generator, people_xy: Array, eye_xy: Array, terrain: Terrain) -> Array:
     """Places [N, 3] (x, y, radius) off the paths of people and camera and off every line of sight."""
     frames = np.unique(np.linspace(0, spec.frames - 1, 40).astype(int))
     people, eyes = people_xy[frames], eye_xy[frames]
@@ -228,7 +265,9 @@ def _free_spots(spec: ClipSpec, rng: np.random.Generator, people_xy: Array, eye_
         far_from_camera = np.linalg.norm(eyes - xy, axis=-1).min() > radius + 1.0
         in_sight = _distance_to_segments(xy, eyes[:, None], people).min() > radius + 0.45
         apart = all(np.hypot(xy[0] - x, xy[1] - y) > radius + r for x, y, r in spots)
-        if far_from_people and far_from_camera and in_sight and apart:
+        around = xy + radius * np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+        level = bool((terrain.height(around) == 0).all())
+        if far_from_people and far_from_camera and in_sight and apart and level:
             spots.append([*xy, radius])
     return np.array(spots).reshape(-1, 3)
 

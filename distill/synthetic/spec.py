@@ -11,9 +11,10 @@ import numpy as np
 
 from distill.errors import FootfallError
 
-Motion = Literal["walk", "turn", "stand", "bvh"]
+Motion = Literal["walk", "turn", "stand", "bvh", "jog", "cross", "loop", "sit", "clap", "kick"]
 CameraMove = Literal["walk", "pan", "shake", "static"]
 Ground = Literal["paving", "asphalt", "grass", "tiles"]
+TerrainKind = Literal["flat", "stairs_up", "stairs_down", "ramp_up", "ramp_down", "kerb_up", "kerb_down"]
 MAX_PEOPLE: Final = 4
 """More than this do not fit in view without hiding one another."""
 
@@ -35,10 +36,14 @@ class ClipSpec:
     people: int = 1
     """Number of people, 1 to 4, each with a shape and clothes of their own."""
     motion: Motion = "walk"
-    """walk: along a gently curved path; turn: with a strong turn; stand: feet planted, swaying and
-    gesturing; bvh: motion capture from the file `bvh` (its feet may slide)."""
+    """walk: along a gently curved path; turn: with a strong turn; jog: with a phase of flight; cross: everybody
+    straight on, their ways crossing; loop: once around a circle; stand: feet planted, swaying and gesturing;
+    sit: down on a bench and up again; clap, kick: standing, with fast hands or a fast leg; bvh: motion capture
+    from the file `bvh` (its feet may slide)."""
+    terrain: TerrainKind = "flat"
+    """What a walk (motion=walk) leads over."""
     speed: float = 0.0
-    """Walking speed, m/s, 0.6 to 2.0; 0 draws one between 1.0 and 1.5."""
+    """Speed of walking, m/s, 0.6 to 2.0, or of jogging, up to 3.2; 0 draws a usual one."""
     bvh: str = ""
     """Motion capture file for motion=bvh: y up, metres, CMU's 31 joints."""
     camera: CameraMove = "walk"
@@ -70,7 +75,13 @@ class ClipSpec:
                 "two even numbers of pixels, 32 to 4096",
             ),
             ("people", self.people, 1 <= self.people <= MAX_PEOPLE, f"1 to {MAX_PEOPLE}"),
-            ("speed", self.speed, self.speed == 0 or 0.6 <= self.speed <= 2.0, "0 (drawn), or 0.6 to 2.0 m/s"),
+            (
+                "speed", self.speed, self.speed == 0 or 0.6 <= self.speed <= (3.2 if self.motion == "jog" else 2.0),
+                "0 (drawn), or 0.6 to 2.0 m/s (jogging: to 3.2)",
+            ),
+            ("terrain", self.terrain, self.terrain == "flat" or self.motion == "walk", "flat unless motion=walk"),
+            ("people", self.people, self.people <= 2 or self.terrain == "flat", "at most 2 on stairs, ramps and kerbs"),
+            ("people", self.people, self.people >= 2 or self.motion != "cross", "2 or more with motion=cross"),
             ("bvh", self.bvh, bool(self.bvh) == (self.motion == "bvh"), "a path with motion=bvh, else empty"),
             ("focal", self.focal, self.focal == 0 or self.focal >= 0.3 * max(self.size), "0 (drawn), or pixels"),
             ("objects", self.objects, 0 <= self.objects <= 40, "0 to 40"),

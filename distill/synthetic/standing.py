@@ -8,7 +8,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 
 from distill.synthetic.axes import Array, rot_x, rot_z, smooth_noise, world_from_heading
-from distill.synthetic.gait import standing_track
+from distill.synthetic.gait import FootTrack, standing_track
 from distill.synthetic.motion import (
     SIDES,
     Arm,
@@ -39,23 +39,39 @@ def stand(build: Build, path: GroundPath, times: Array, *, fps: float, rng: np.r
     """Stand where `path` begins, in a manner drawn from `rng`."""
     frames = len(times)
     xy, heading = path.at(times)
-    stance, facing = rng.uniform(0.14, 0.24), float(heading[0])
+    feet = plant_both(build, xy[0], float(heading[0]), frames, rng)
+    pose, pelvis = sway_over(build, xy, heading, times, rng)
+    for side in SIDES:
+        set_arm(pose, side, _gesture(times, rng))
+    return finish(build, pose, place_pelvis(build, pelvis, feet, fps=fps), pelvis.rotation, feet)
+
+
+def plant_both(build: Build, xy: Array, facing: float, frames: int, rng: np.random.Generator) -> dict[str, FootTrack]:
+    """Both feet beside each other below `xy` [2], standing all the time."""
+    stance = rng.uniform(0.14, 0.24)
     left = np.array([-np.sin(facing), np.cos(facing)])
     front = np.array([np.cos(facing), np.sin(facing)])
     feet = {}
     for side, sign in SIDES.items():
-        spot = xy[0] + sign * stance / 2 * left + rng.uniform(-0.04, 0.04) * front
+        spot = xy + sign * stance / 2 * left + rng.uniform(-0.04, 0.04) * front
         feet[side] = standing_track(build.feet[side], spot, facing + sign * np.radians(rng.uniform(4, 14)), frames)
+    return feet
+
+
+def sway_over(build: Build, xy: Array, heading: Array, times: Array, rng: np.random.Generator) -> tuple[Array, Pelvis]:
+    """A pose [T, 23, 3, 3] with a swaying trunk, and the pelvis that goes with it, above xy [T, 2]."""
+    facing = float(heading[0])
+    left = np.array([-np.sin(facing), np.cos(facing)])
+    front = np.array([np.cos(facing), np.sin(facing)])
     sway = smooth_noise(rng, times, period=1.8, channels=6)
     pelvis = Pelvis(
         xy=xy + 0.022 * sway[:, :1] * left + (0.010 * sway[:, 1:2] + 0.01) * front,
         rotation=world_from_heading(heading + 0.06 * sway[:, 2])
-        @ rot_x(np.full(frames, 0.03))
+        @ rot_x(np.full(len(times), 0.03))
         @ rot_z(0.025 * sway[:, 0]),
         standing=rng.uniform(0.996, 0.999),
     )
-    position = place_pelvis(build, pelvis, feet, fps=fps)
-    pose = identity_pose(frames)
+    pose = identity_pose(len(times))
     set_trunk(
         pose,
         Trunk(
@@ -63,9 +79,7 @@ def stand(build: Build, path: GroundPath, times: Array, *, fps: float, rng: np.r
             head_yaw=0.25 * sway[:, 4], head_nod=0.08 * sway[:, 5],
         ),
     )  # fmt: skip
-    for side in SIDES:
-        set_arm(pose, side, _gesture(times, rng))
-    return finish(build, pose, position, pelvis.rotation, feet)
+    return pose, pelvis
 
 
 def _gesture(times: Array, rng: np.random.Generator) -> Arm:

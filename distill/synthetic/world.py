@@ -15,6 +15,7 @@ from torch import Tensor
 from distill.body import load_body_model
 from distill.config import config_hash
 from distill.results import Cameras, Motion, Result
+from distill.synthetic.actions import SEAT_BACK, clap, kick, sit
 from distill.synthetic.axes import Array
 from distill.synthetic.bvh import contacts_from_motion, read_bvh, retarget
 from distill.synthetic.cameras import CameraTrack, plan_cameras
@@ -23,9 +24,10 @@ from distill.synthetic.paths import GroundPath, plan_paths
 from distill.synthetic.scenery import Scene, build_scene
 from distill.synthetic.spec import ClipSpec
 from distill.synthetic.standing import stand
-from distill.synthetic.walking import walk
+from distill.synthetic.terrain import Terrain, make_terrain
+from distill.synthetic.walking import jog, walk, walk_over
 
-WORLD_VERSION: Final = 1
+WORLD_VERSION: Final = 2
 """Raised when the same spec comes to look or move otherwise, so that older clips count as stale."""
 CHUNK: Final = 32
 """Frames whose meshes are skinned at once: a batch costs a fifth of single frames."""
@@ -106,13 +108,14 @@ def make_clip(spec: ClipSpec) -> SyntheticClip:
     draw = spec.rng("shape").standard_normal((spec.people, len(mean)))
     betas = (mean + deviation * np.clip(draw, -2, 2)).astype(np.float32)
     builds = [Build.of(body, shape) for shape in betas]
-    motions = _move(spec, builds, betas)
+    terrain = make_terrain(spec)
+    motions = _move(spec, builds, betas, terrain)
     body_rot = np.stack([motion.body_rot for motion in motions], axis=1)
     world_from_body = np.stack([motion.world_from_body for motion in motions], axis=1)
     shapes = torch.from_numpy(betas).expand(spec.frames, -1, -1)
     joints = body(shapes, _tensor(body_rot), _tensor(world_from_body)).joints.double().numpy()
-    cameras = plan_cameras(spec, joints)
-    scene = build_scene(spec, joints[:, :, 0, :2], cameras.world_from_cam)
+    cameras = plan_cameras(spec, joints, terrain)
+    scene = build_scene(spec, joints[:, :, 0, :2], cameras.world_from_cam, terrain, _benches(spec, world_from_body))
     contact = np.stack([motion.contact for motion in motions], axis=1)
     motion = _motion(cameras, joints, world_from_body, body_rot, betas, contact)
     truth = Result(
@@ -133,18 +136,39 @@ def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(array).float()
 
 
-def _move(spec: ClipSpec, builds: list[Build], betas: Array) -> list[BodyMotion]:
+_ON_PATHS: Final = {
+    "walk": walk, "turn": walk, "cross": walk, "loop": walk, "jog": jog, "stand": stand, "sit": sit, "clap": clap,
+    "kick": kick,
+}  # fmt: skip
+
+
+def _move(spec: ClipSpec, builds: list[Build], betas: Array, terrain: Terrain) -> list[BodyMotion]:
     """The motion of every person."""
-    paths = plan_paths(spec)
+    if not terrain.flat:
+        speed = spec.speed or spec.rng("paths").uniform(1.0, 1.3)
+        sides = [0.0] if spec.people == 1 else [-0.6, 0.6]
+        return [
+            walk_over(build, terrain, side, spec.times, speed=speed, fps=spec.fps, rng=spec.rng(f"person{person}"))
+            for person, (build, side) in enumerate(zip(builds, sides, strict=True))
+        ]
     motions = []
-    for person, (build, path) in enumerate(zip(builds, paths, strict=True)):
-        rng = spec.rng(f"person{person}")
+    for person, (build, path) in enumerate(zip(builds, plan_paths(spec), strict=True)):
         if spec.motion == "bvh":
             motions.append(_captured(spec, build, path, betas[person]))
         else:
-            generate = stand if spec.motion == "stand" else walk
-            motions.append(generate(build, path, spec.times, fps=spec.fps, rng=rng))
+            generate = _ON_PATHS[spec.motion]
+            motions.append(generate(build, path, spec.times, fps=spec.fps, rng=spec.rng(f"person{person}")))
     return motions
+
+
+def _benches(spec: ClipSpec, world_from_body: Array) -> Array:
+    """[N, 3] x, y and heading of the benches that people sit down on."""
+    if spec.motion != "sit":
+        return np.zeros((0, 3))
+    first = world_from_body[0]
+    heading = np.arctan2(first[:, 1, 2], first[:, 0, 2])
+    behind = np.stack((np.cos(heading), np.sin(heading)), axis=-1)
+    return np.column_stack((first[:, :2, 3] - SEAT_BACK * behind, heading))
 
 
 def _captured(spec: ClipSpec, build: Build, path: GroundPath, betas: Array) -> BodyMotion:
