@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from distill.synthetic import ClipSpec, make_clip
 from teacher.benchmark.calibrate_quality import crossed, fit_error, judged, quality_report
-from teacher.optimise.predicted_error import CIRCUMSTANCES, MEASURES, stored_fit
+from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.degrade import Degradation, problem_from_truth
+from teacher.optimise.evidence import make_evidence
+from teacher.optimise.measure import Measures, measure
+from teacher.optimise.predicted_error import CIRCUMSTANCES, MEASURES, signs_of, stored_fit
+from teacher.optimise.variables import Unknowns
 
 
 def made_rows(count: int = 60, noise: float = 0.1) -> list[dict[str, Any]]:
@@ -25,6 +32,43 @@ def made_rows(count: int = 60, noise: float = 0.1) -> list[dict[str, Any]]:
             "quality": {"signs": signs, "predicted_w_mpjpe_mm": 100.0 + index, "weight": 0.5},
         })  # fmt: skip
     return rows
+
+
+def test_somebody_seen_the_wrong_way_round_shows() -> None:
+    truth = make_clip(ClipSpec(id="way", frames=30, seed=4, objects=3)).truth
+    nothing = np.full((30, 1), np.nan)
+    measures = Measures(
+        keypoint_px=nothing, keypoint_rel=nothing, slip=nothing, gap=nothing, penetration=nothing, scale_ratio=nothing,
+        background_px=nothing[:, 0], held_out_px=np.asarray(np.nan), witness_log=np.full(2, np.nan),
+        contact_kept=np.asarray(np.nan), stature=np.array([1.7]),
+    )  # fmt: skip
+    right = signs_of(truth, measures, {})
+    pose = truth.motion.cam_from_body.copy()
+    pose[:10, 0, :3, :3] = pose[:10, 0, :3, :3] @ np.diag([-1.0, 1.0, -1.0])
+    wrong = signs_of(replace(truth, motion=replace(truth.motion, cam_from_body=pose)), measures, {})
+    assert right["backwards"] == 0
+    assert wrong["backwards"] == pytest.approx(1 / 3, abs=0.03)
+    assert right["turn_rad_s"] is not None
+    assert right["turn_rad_s"] < 10
+    assert wrong["turn_rad_s"] == pytest.approx(30 * np.pi, rel=0.1)
+    assert right["pose_change"] is None
+    assert set(right) <= set(MEASURES) | set(CIRCUMSTANCES)
+
+
+def test_what_a_solve_changed_is_measured() -> None:
+    clip = make_clip(ClipSpec(id="change", frames=12, seed=4, size=[160, 96], objects=3))
+    config = OptimiseConfig()
+    unknowns = Unknowns(make_evidence(problem_from_truth(clip, Degradation(), points=100), config))
+    blocks = unknowns.blocks
+    for name in blocks:
+        blocks[name] = blocks[name].detach()
+    blocks["pose"][..., 0] = 0.2
+    blocks["root_rot"][..., 1] = 0.1
+    blocks["root_depth"].fill_(-0.05)
+    found = measure(unknowns.decode(), unknowns.evidence, config)
+    np.testing.assert_allclose(found.pose_change, 0.2, atol=1e-3)
+    np.testing.assert_allclose(found.root_change, 0.1, atol=1e-3)
+    np.testing.assert_allclose(found.depth_change, 0.05, atol=1e-4)
 
 
 def test_a_known_law_is_found_again() -> None:
@@ -72,6 +116,7 @@ def test_judging_by_hand() -> None:
     assert perfect["kept_mean_mm"] == 2.5  # of 1, 2, 3, 4
     assert perfect["mean_lowered_percent"] == pytest.approx(87.5)
     assert useless["spearman"] == pytest.approx(-1)
+    assert judged(true, np.ones(5))["spearman"] == 0  # and no NaN, which JSON does not know
     assert useless["kept_mean_mm"] == pytest.approx(24.75)
     assert useless["mean_lowered_by_truth_percent"] == pytest.approx(87.5)
 

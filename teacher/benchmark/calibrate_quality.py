@@ -81,12 +81,17 @@ def judged(true: Array, predicted: Array) -> dict[str, float]:
     kept = np.argsort(predicted)[: len(true) - round(REJECTED * len(true))]
     best = np.sort(true)[: len(kept)]
     return {
-        "spearman": float(spearmanr(true, predicted).statistic),
+        "spearman": _rank_correlation(true, predicted),
         "mean_lowered_percent": float(100 * (1 - true[kept].mean() / true.mean())),
         "mean_lowered_by_truth_percent": float(100 * (1 - best.mean() / true.mean())),
         "mean_mm": float(true.mean()),
         "kept_mean_mm": float(true[kept].mean()),
     }
+
+
+def _rank_correlation(true: Array, predicted: Array) -> float:
+    """Spearman's; 0 for a score that is the same for all."""
+    return float(spearmanr(true, predicted).statistic) if np.ptp(predicted) > 0 and np.ptp(true) > 0 else 0.0
 
 
 def quality_report(rows: Rows) -> tuple[dict[str, Any], list[str]]:
@@ -97,7 +102,7 @@ def quality_report(rows: Rows) -> tuple[dict[str, Any], list[str]]:
     held_out = judged(true, crossed_mm)
     stored = judged(true, np.array([row["quality"]["predicted_w_mpjpe_mm"] for row in solved]))
     by_clip = {
-        clip: float(spearmanr(true[of], crossed_mm[of]).statistic)
+        clip: _rank_correlation(true[of], crossed_mm[of])
         for clip in sorted({row["clip"] for row in solved})
         if (of := [i for i, row in enumerate(solved) if row["clip"] == clip]) and len(of) >= 4
     }

@@ -5,7 +5,7 @@ NaN stands where a number has no meaning (nobody present, nothing touching, no s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.files import load_arrays, save_arrays
 from distill.geometry.cameras import project, unproject
+from distill.geometry.rotations import rotation_angle
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.contacts import FEET
 from teacher.optimise.evidence import TOUCHING, Evidence
@@ -55,6 +56,12 @@ class Measures:
     """[] part of the given contacts that still touch in the solved motion."""
     stature: Array
     """[P] metres."""
+    pose_change: Array = field(default_factory=lambda: np.full((0, 0), np.nan))
+    """[T, P] how far the solve turned the joints from their initial values, root mean square, radians."""
+    root_change: Array = field(default_factory=lambda: np.full((0, 0), np.nan))
+    """[T, P] how far it turned the body as a whole, radians."""
+    depth_change: Array = field(default_factory=lambda: np.full((0, 0), np.nan))
+    """[T, P] how far it moved the pelvis along the ray, natural logarithm of the ratio."""
 
     def save(self, folder: Path) -> None:
         """Write `measures.npz`."""
@@ -104,7 +111,17 @@ def measure(state: State, evidence: Evidence, config: OptimiseConfig) -> Measure
         witness_log=_witness_log(state, e, ratio, valid),
         contact_kept=_kept(e),
         stature=e.body.model.stature(state.betas).numpy(),
+        **_changes(state, e, present),
     )
+
+
+def _changes(state: State, e: Evidence, present: Tensor) -> dict[str, Array]:
+    """What the solve did to the bodies. Large changes mean bad initial values, which are never mended whole."""
+    pose = rotation_angle(e.body_rot, state.body_rot).square().mean(-1).sqrt()
+    root = rotation_angle(e.root_rot, state.cam_from_body[..., :3, :3])
+    depth = (state.root[..., 2].clamp(min=0.05) / e.root[..., 2].clamp(min=0.05)).log().abs()
+    changes = {"pose_change": pose, "root_change": root, "depth_change": depth}
+    return {name: torch.where(present, values, torch.nan).numpy() for name, values in changes.items()}
 
 
 def _against_scene(state: State, e: Evidence, config: OptimiseConfig) -> tuple[Tensor, Tensor, Tensor]:

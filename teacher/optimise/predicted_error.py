@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from distill.files import read_json
+from distill.metrics.world import SEGMENT
 from distill.results import Result
 from teacher.optimise.measure import Measures
 from teacher.stagefiles import Array
@@ -28,9 +29,13 @@ MEASURES: Final = {
     "keypoint_rel": 0.005, "keypoint_rel_high": 0.005, "background_px": 0.1, "held_out_px": 0.1, "slip_mps": 0.02,
     "foot_gap_m": 0.005, "foot_gap_high_m": 0.01, "penetration_m": 0.005, "scale_spread": 0.01, "witness_gap": 0.01,
     "contact_lost": 0.05, "stature_sd": 0.3, "jitter": 1.0, "focal_change": 0.01, "ground_spread_m": 0.005,
-    "gravity_sd_deg": 0.5, "doubt": 0.05,
+    "gravity_sd_deg": 0.5, "doubt": 0.05, "pose_change": 0.02, "root_change": 0.02, "depth_change": 0.005,
+    "first_pose_change": 0.02, "first_root_change": 0.02, "first_keypoint_rel": 0.005, "turn_rad_s": 1.0,
+    "backwards": 0.05,
 }  # fmt: skip
 """Measures and the size e below which they say nothing more; the higher, the worse the clip."""
+WALKING_M_S: Final = 0.4
+"""Slower people may step back and aside."""
 CIRCUMSTANCES: Final = {"depth_m": 0.5, "way_m": 0.5, "camera_way_m": 0.3, "seconds": 0.5}
 """What makes every error larger or smaller, with the same; their coefficients may have either sign."""
 
@@ -90,6 +95,14 @@ def signs_of(result: Result, measures: Measures, numbers: Mapping[str, float | N
         "focal_change": change,
         "ground_spread_m": _ground_spread(result),
         "gravity_sd_deg": result.meta.get("gravity", {}).get("sd_deg"),
+        "pose_change": _quantile(measures.pose_change, 0.5),
+        "root_change": _quantile(measures.root_change, 0.5),
+        "depth_change": _quantile(measures.depth_change, 0.5),
+        "first_pose_change": _quantile(_first(measures.pose_change), 1.0),
+        "first_root_change": _quantile(_first(measures.root_change), 1.0),
+        "first_keypoint_rel": _quantile(_first(measures.keypoint_rel), 1.0),
+        "turn_rad_s": _fastest_turn(result),
+        "backwards": _backwards(result),
         "doubt": float(1 - motion.confidence[present].mean()) if present.any() else None,
         "depth_m": float(np.median(motion.cam_from_body[present][:, 2, 3])) if present.any() else None,
         "way_m": _way(roots, present),
@@ -104,6 +117,29 @@ def signs_of(result: Result, measures: Measures, numbers: Mapping[str, float | N
 def _quantile(values: Array, share: float) -> float | None:
     finite = values[np.isfinite(values)]
     return float(np.quantile(finite, share)) if finite.size else None
+
+
+def _first(values: Array) -> Array:
+    """The frames that W-MPJPE aligns: two of every `SEGMENT`."""
+    return values[np.arange(len(values)) % SEGMENT < 2]
+
+
+def _fastest_turn(result: Result) -> float | None:
+    """Fastest turn of a body as a whole, rad/s: one that is seen the wrong way round must turn back in a frame."""
+    rotation, present = result.world_from_body[..., :3, :3], result.motion.present
+    step = np.swapaxes(rotation[:-1], -1, -2) @ rotation[1:]
+    angle = np.arccos(((np.trace(step, axis1=-2, axis2=-1) - 1) / 2).clip(-1, 1))
+    speed = angle / np.diff(result.cameras.timestamps)[:, None]
+    return _quantile(speed[present[1:] & present[:-1]], 1.0)
+
+
+def _backwards(result: Result) -> float | None:
+    """Part of the time in which people who walk face away from where they go."""
+    present, times = result.motion.present, result.cameras.timestamps
+    velocity = np.diff(result.joints_world[:, :, 0], axis=0) / np.diff(times)[:, None, None]
+    front = result.world_from_body[:-1, :, :3, 2]  # a body's z axis (`conventions`)
+    walks = (np.linalg.norm(velocity, axis=-1) > WALKING_M_S) & present[1:] & present[:-1]
+    return float(((front * velocity).sum(-1) < 0)[walks].mean()) if walks.any() else 0.0
 
 
 def _way(roots: Array, present: Array) -> float | None:
