@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -51,12 +52,13 @@ class Timing:
     seconds: float
 
 
-def run_demo(out: Path, video: Path | None) -> Path:
+def run_demo(out: Path, video: Path | None, overrides: Sequence[str] = ()) -> Path:
     """Run all steps below `out`; returns the path of `index.html`.
 
     Args:
         out: folder of the demo.
         video: label, train on and stream this file instead of made-up clips; there is no truth then.
+        overrides: settings of the student's training ("steps=200") on top of configs/student/demo.yaml.
 
     Raises:
         FootfallError: no such video, or a step failed (its own message was printed before).
@@ -70,13 +72,28 @@ def run_demo(out: Path, video: Path | None) -> Path:
     train, test = _manifests(out) if video is None else _video_manifests(out, video)
     timings = [Timing(**read_json(_clips_marker(out)))] if video is None else []
     basis = ""
-    for step in _steps(out, train, test, has_truth=video is None):
+    for step in _steps(out, train, test, overrides, has_truth=video is None):
         basis = _basis(step, basis)
         timings.append(_run(step, out, basis))
+        if step.name == "label":
+            _require_labels(out / "labels")
     page = out / "index.html"
     write_page(out, page, timings, test_ids=[row["id"] for row in _rows(test)], has_truth=video is None)
     print(f"demo finished in {(time.perf_counter() - started) / 60:.1f} minutes")
     return page
+
+
+def _require_labels(labels: Path) -> None:
+    """A student needs at least one clip that was not rejected; `_run` lets clips fail one by one."""
+    from teacher.status import read_status
+
+    if read_json(labels / "manifest.json")["totals"]["samples"]:
+        return
+    reasons = "; ".join(f"{clip.id}: {clip.decision}, {clip.why}" for clip in read_status(labels))
+    raise FootfallError(
+        "demo step 'label'", got=f"no clip to train on ({reasons})", expected="at least one accepted clip",
+        do=f"look at {labels}/clips/*/pictures/overlay.jpg and take another video; footfall label tells more",
+    )  # fmt: skip
 
 
 def _manifests(out: Path) -> tuple[Path, Path]:
@@ -115,7 +132,7 @@ def _write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def _steps(out: Path, train: Path, test: Path, *, has_truth: bool) -> list[Step]:
+def _steps(out: Path, train: Path, test: Path, overrides: Sequence[str], *, has_truth: bool) -> list[Step]:
     """The commands, in order."""
     footfall = [sys.executable, "-m", "teacher.cli"]
     script = Path(__file__).resolve().parent.parent / "train_student.py"
@@ -130,7 +147,7 @@ def _steps(out: Path, train: Path, test: Path, *, has_truth: bool) -> list[Step]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
     launch += ["--config", str(script.parent / "configs" / "student" / "demo.yaml")]
-    launch += [f"data.shards={labels / 'shards'}", f"out={run.parent}", f"name={run.name}", "resume=true"]
+    launch += [f"data.shards={labels / 'shards'}", f"out={run.parent}", f"name={run.name}", "resume=true", *overrides]
     steps = [
         Step(name="label", command=[*footfall, "label", str(train), "--out", str(labels), workers],
              done=labels / "manifest.json", always=True),

@@ -13,7 +13,7 @@ from distill.errors import FootfallError
 from teacher.cli import NOT_BUILT, VERBS, build_parser, main
 
 SURFACE = {
-    "demo": {"--video", "--out"},
+    "demo": {"--video", "--out", "overrides"},
     "label": {"inputs", "overrides", "--out", "--config"},
     "status": {"folder"},
     "evaluate": {"predictions", "--ablation", "--data", "--out", "overrides"},
