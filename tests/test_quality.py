@@ -93,6 +93,18 @@ def test_frames_weigh_by_their_own_numbers() -> None:
     assert weight[9, 0] == 0.5
 
 
+def test_a_clip_that_is_probably_far_off_is_rejected_by_its_score() -> None:
+    measures = good_measures()
+    verdict, _ = judge(good_result(), measures, QualityConfig())
+    assert verdict.predicted_w_mpjpe_mm == verdict.numbers["predicted_w_mpjpe_mm"]
+    assert verdict.signs["keypoint_rel_high"] == pytest.approx(0.01)
+    strict = QualityConfig(predicted_w_mpjpe_mm=Limits(weight=0.5, reject=1.0))
+    rejected, weight = judge(good_result(), measures, strict)
+    assert rejected.decision == "reject"
+    assert rejected.reasons[0].startswith("predicted_w_mpjpe_mm is ")
+    assert weight.max() == 0
+
+
 def test_a_disagreement_about_scale_is_seen() -> None:
     measures = good_measures()
     measures.scale_ratio[:, 0], measures.scale_ratio[:, 1] = 0.5, -0.5

@@ -18,7 +18,7 @@ from scipy.stats import spearmanr
 from distill.files import write_json
 from teacher.benchmark.provenance import provenance
 from teacher.benchmark.report import Check, Rows, check_table, failures, seconds
-from teacher.optimise.predicted_error import CIRCUMSTANCES, FILE, MEASURES, Fit, logarithms
+from teacher.optimise.predicted_error import CIRCUMSTANCES, FILE, MEASURES, Fit, logarithms, within
 from teacher.stagefiles import Array
 
 RIDGE: Final = 3.0
@@ -47,7 +47,7 @@ def fit_error(rows: Sequence[Mapping[str, Any]]) -> Fit:
     names = tuple(name for name, use in zip(names, used, strict=True) if use)
     centre = np.nanmean(values, axis=0)
     spread = np.maximum(np.nanstd(values, axis=0), 1e-3)
-    design = np.where(np.isfinite(values), (values - centre) / spread, 0.0)
+    design = within((values - centre) / spread)
     target = np.log([row["values"][METRIC] for row in rows])
     constant = float(target.mean())
     least = [-np.inf if name in CIRCUMSTANCES else 0.0 for name in names]

@@ -1,6 +1,6 @@
 """The error that a solved clip probably has, from what can be seen without truth: a score that ranks clips.
 
-    log W-MPJPE = c + sum_i a_i (g_i - m_i) / s_i,    g_i = log(e_i + sign_i)
+    log W-MPJPE = c + sum_i a_i clip((g_i - m_i) / s_i),    g_i = log(e_i + sign_i)
 
 `signs` are measures of the solve (disagreement with images, scene and itself) and circumstances (how far away people
 are, how far they walk). The coefficients a_i are not negative for measures, so that a worse measure never lowers the
@@ -34,6 +34,8 @@ MEASURES: Final = {
     "backwards": 0.05,
 }  # fmt: skip
 """Measures and the size e below which they say nothing more; the higher, the worse the clip."""
+FARTHEST: Final = 3.0
+"""Standard deviations from the mean beyond which a sign says no more: there was nothing to fit it to."""
 WALKING_M_S: Final = 0.4
 """Slower people may step back and aside."""
 CIRCUMSTANCES: Final = {"depth_m": 0.5, "way_m": 0.5, "camera_way_m": 0.3, "seconds": 0.5}
@@ -57,9 +59,8 @@ class Fit:
 
     def predict_mm(self, signs: Mapping[str, float | None]) -> float:
         """W-MPJPE that a clip with these signs probably has, mm."""
-        values = logarithms(signs, self.names)
-        known = np.where(np.isfinite(values), values, self.centre)
-        return float(np.exp(self.constant + (known - self.centre) / self.spread @ np.asarray(self.slope)))
+        offset = (logarithms(signs, self.names) - self.centre) / self.spread
+        return float(np.exp(self.constant + within(offset) @ np.asarray(self.slope)))
 
 
 @functools.cache
@@ -75,6 +76,11 @@ def logarithms(signs: Mapping[str, float | None], names: tuple[str, ...]) -> Arr
     floors = MEASURES | CIRCUMSTANCES
     values = [np.nan if signs.get(name) is None else float(signs[name] or 0.0) for name in names]
     return np.log(np.maximum(values, 0.0) + [floors[name] for name in names])
+
+
+def within(offset: Array) -> Array:
+    """Standardised signs as the formula takes them: nothing beyond `FARTHEST`, 0 where a clip has none."""
+    return np.asarray(np.nan_to_num(offset, nan=0.0).clip(-FARTHEST, FARTHEST))
 
 
 def signs_of(result: Result, measures: Measures, numbers: Mapping[str, float | None]) -> dict[str, float | None]:

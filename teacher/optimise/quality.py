@@ -72,7 +72,7 @@ class QualityConfig:
     """How far the least plausible person's stature lies from the mean, in standard deviations."""
     unregistered: Limits = field(default_factory=lambda: Limits(weight=0.1, reject=0.6))
     """Part of the frames whose camera was not measured."""
-    predicted_w_mpjpe_mm: Limits = field(default_factory=lambda: Limits(weight=200.0, reject=500.0))
+    predicted_w_mpjpe_mm: Limits = field(default_factory=lambda: Limits(weight=250.0, reject=1000.0))
     """Error that the clip probably has in its world (`predicted_error`), millimetres."""
     min_frames: int = 8
     """A clip with fewer frames that show a person is rejected."""
