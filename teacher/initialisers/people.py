@@ -11,6 +11,7 @@ from distill.people.blazepose import Pose
 from distill.people.tracker import PeopleTracker, TrackerConfig, identity_map
 from distill.people.weights import ALL_WEIGHTS
 from teacher.initialisers.registry import Outcome, Report, register
+from teacher.initialisers.sides import restore_sides
 from teacher.stagefiles import Frames, People, read_image, write_image
 from teacher.workspace import ClipFolder
 
@@ -59,6 +60,7 @@ def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
         )  # fmt: skip
     folder = clip.stage_dir("people")
     people = _to_arrays([tracks[k] for k in kept], count)
+    exchanged = [_restore_sides(people, person) for person in range(len(kept))]
     people.save(folder)
     for index in range(count):
         report(0.9 + 0.1 * index / count, f"mask {index}")
@@ -67,10 +69,21 @@ def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
     return Outcome(
         summary={
             "found": len(tracks), "kept": len(kept), "visible_frames": people.visible.sum(0).tolist(),
+            "sides_restored_frames": exchanged,
             "mean_score": round(float(people.score[people.visible].mean()), 3),
         },
         weights={w.id: {"sha256": w.sha256, "licence": w.licence} for w in ALL_WEIGHTS},
     )  # fmt: skip
+
+
+def _restore_sides(people: People, person: int) -> int:
+    """Put left and right back where the network exchanged them; returns the number of such frames."""
+    arrays = (people.keypoints_px, people.keypoint_score, people.keypoints_hip)
+    visible, hip = people.visible[:, person], people.keypoints_hip[:, person]
+    restored, frames = restore_sides(tuple(array[:, person] for array in arrays), hip, visible)
+    for array, values in zip(arrays, restored, strict=True):
+        array[:, person] = values
+    return frames
 
 
 def _choose(tracks: dict[int, dict[int, Pose]], needed: int, most: int) -> list[int]:
