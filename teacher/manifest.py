@@ -39,7 +39,8 @@ def read_inputs(inputs: Sequence[str | Path]) -> list[ClipSource]:
     """Turn what the user named into clips to label. Nothing is decoded yet.
 
     Raises:
-        FootfallError: an input is missing or of no known kind, a manifest row is malformed, two ids are equal.
+        FootfallError: an input is missing or of no known kind, a manifest row is malformed, two ids are equal,
+            one video has two calibrations.
     """
     clips: list[ClipSource] = []
     for item in inputs:
@@ -58,7 +59,21 @@ def read_inputs(inputs: Sequence[str | Path]) -> list[ClipSource]:
                 do="name one of them by the column 'id' of a manifest",
             )  # fmt: skip
         seen[clip.id] = clip
+    _check_same_calibration(clips)
     return clips
+
+
+def _check_same_calibration(clips: list[ClipSource]) -> None:
+    """One video has one lens, one rate and one camera path, however often it is named."""
+    first: dict[str, ClipSource] = {}
+    for clip in clips:
+        other = first.setdefault(clip.path, clip)
+        for name in ("fps", "intrinsics", "world_from_cam"):
+            if getattr(clip, name) != getattr(other, name):
+                raise FootfallError(
+                    f"clips {other.id!r} and {clip.id!r}", got=f"the same video {clip.path} with two kinds of {name}",
+                    expected=f"one {name} per video", do="correct one of the rows; nothing was started",
+                )  # fmt: skip
 
 
 def _is_image_folder(path: Path) -> bool:
@@ -195,8 +210,9 @@ def _intrinsics(where: str, value: Any) -> dict[str, Any] | None:
         and all(_is_number(value[key]) for key in keys)
         and value["fx"] > 0
         and value["fy"] > 0
-        and all(map(_is_number, value.get("distortion", [])))
-        and len(value.get("distortion", [0] * 4)) == 4
+        and isinstance(distortion := value.get("distortion", [0.0] * 4), list)
+        and len(distortion) == 4
+        and all(map(_is_number, distortion))
     )
     if not good:
         raise FootfallError(

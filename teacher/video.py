@@ -20,6 +20,7 @@ from distill.errors import FootfallError, require
 from distill.geometry.cameras import intrinsics_to_integer_centres, resize_intrinsics
 from distill.video import Decoder
 from teacher.initialisers.registry import Outcome, Report
+from teacher.readers.checks import check_intrinsics
 from teacher.stagefiles import Frames, write_image
 from teacher.workspace import ClipFolder, ClipSource
 
@@ -98,6 +99,7 @@ def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
     fps = source.fps or (config.image_fps if Path(source.path).is_dir() else None)
     decoder = Decoder(Path(source.path), fps=fps)
     wanted = _window(decoder.timestamps, source)
+    poses = _poses(source, len(decoder), wanted, unreadable=0)
     lens: _Lens | None = None
     timestamps: list[float] = []
     unreadable, size, source_size = 0, [0, 0], [0, 0]
@@ -119,7 +121,7 @@ def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
             f"video {source.path}", got=f"{len(timestamps)} frame{'s' if len(timestamps) != 1 else ''}",
             expected=f"at least {config.min_frames}", do="give a longer clip",
         )  # fmt: skip
-    poses = _poses(source, len(decoder), wanted, unreadable)
+    _poses(source, len(decoder), wanted, unreadable)
     Frames(
         timestamps=np.asarray(timestamps, np.float64), size=size, source_size=source_size, unreadable=unreadable,
         K=lens.K if lens else None, world_from_cam=poses,
@@ -165,11 +167,7 @@ class _Lens:
     def __init__(self, intrinsics: dict[str, Any], source_size: list[int], size: list[int]) -> None:
         K = torch.eye(3, dtype=torch.float64)
         K[0, 0], K[1, 1], K[0, 2], K[1, 2] = (float(intrinsics[key]) for key in ("fx", "fy", "cx", "cy"))
-        if not (0 < K[0, 2] < source_size[0] and 0 < K[1, 2] < source_size[1]):
-            raise FootfallError(
-                "intrinsics", got=f"principal point ({K[0, 2]:.1f}, {K[1, 2]:.1f}) for an image of {source_size}",
-                expected="a point inside the image", do="give intrinsics in pixels of this video, rotation applied",
-            )  # fmt: skip
+        check_intrinsics("intrinsics", K.numpy(), (source_size[0], source_size[1]))
         scaled = resize_intrinsics(K, (source_size[0], source_size[1]), (size[0], size[1]))
         self.K: list[list[float]] = scaled.tolist()
         distortion = np.asarray(intrinsics.get("distortion", []), np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import pickle
 from dataclasses import dataclass
@@ -226,8 +227,13 @@ def write_human3r(folder: Path) -> Path:
 
 
 def truth_problem(degradation: Degradation | None = None) -> Problem:
-    """The clip's truth as the earlier stages would give it."""
-    return problem_from_truth(world(), degradation or Degradation())
+    """The clip's truth as the earlier stages would give it; a copy that a test may change."""
+    return problem_from_truth(world(), degradation) if degradation else copy.deepcopy(_truth_problem())
+
+
+@functools.cache
+def _truth_problem() -> Problem:
+    return problem_from_truth(world(), Degradation())
 
 
 def clip_folder(root: Path, problem: Problem, *, K: Array | None = None) -> ClipFolder:

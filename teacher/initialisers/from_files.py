@@ -14,7 +14,9 @@ import numpy as np
 
 from distill.errors import FootfallError
 from distill.files import atomic_path
+from distill.geometry.conventions import CONTACT_SITES
 from teacher.initialisers.registry import Initialiser, Outcome, Report
+from teacher.readers.checks import check_bodies, check_intrinsics, check_poses
 from teacher.stagefiles import BodyInit, CameraInit, Contacts, DepthInit, Frames, People
 from teacher.workspace import ClipFolder
 
@@ -62,6 +64,17 @@ def _check(clip: ClipFolder, slot: str, folder: Path, loaded: Any, first: str) -
     for name, value in vars(loaded).items():
         if isinstance(value, np.ndarray) and not np.isfinite(value).all():
             raise FootfallError(where, got=f"{name} is not finite", expected="finite numbers", do="mend the file")
+    if slot == "cameras":
+        size = Frames.load(clip.require("frames")).size
+        check_intrinsics(where, loaded.K, (size[0], size[1]))
+        check_poses(where, loaded.world_from_cam)
+    if slot == "bodies":
+        check_bodies(where, loaded)
+    if slot == "contacts" and (shape[2:] != (len(CONTACT_SITES),) or loaded.prob.min() < 0 or loaded.prob.max() > 1):
+        raise FootfallError(
+            where, got=f"prob of shape {shape} from {loaded.prob.min():.3g} to {loaded.prob.max():.3g}",
+            expected=f"probabilities of {len(CONTACT_SITES)} sites", do="write the sites of conventions.CONTACT_SITES",
+        )  # fmt: skip
     if slot == "people":
         missing = [k for k in range(frames) if not People.mask_path(folder, k).is_file()]
         if missing:

@@ -8,12 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import FootfallError
+from distill.geometry.conventions import SMPL_JOINTS
+from teacher.stagefiles import BodyInit
 
 Array = NDArray[Any]
 FOCAL_RANGE: Final = (0.1, 50.0)
 """Focal length in units of the longer side: from a field of view of 157 degrees to one of 1 degree."""
 MAX_STRETCH: Final = 2.0
 """Ratio of fx and fy; no camera's pixels are longer than that."""
+BODY_MODELS: Final = ("anny", "smpl", "smplx")
+SHAPES: Final = 10
+"""Shape coefficients of every body model here."""
+MOVING_JOINTS: Final = len(SMPL_JOINTS) - 1
+JOINT_ROTATION: Final = 1e-2
+"""Largest entry of R R^T - I of a joint: results of networks in half precision."""
 RIGID: Final = 1e-3
 """Largest entry of R R^T - I of a pose; text files keep four digits."""
 
@@ -76,5 +84,43 @@ def check_poses(where: str, poses: Array) -> Array:
     return out.reshape(poses.shape)
 
 
+def check_bodies(where: str, bodies: BodyInit) -> None:
+    """Whether a bodies stage's file is of this version, and its rotations are rotations.
+
+    Raises:
+        FootfallError: an unknown body model, another number of joints or shape coefficients, a focal length that is
+            not positive, matrices that are no rotations, or a body behind the camera.
+    """
+    frames, people = bodies.present.shape
+    shapes = {
+        "betas": (bodies.betas, (people, SHAPES)),
+        "body_rot": (bodies.body_rot, (frames, people, MOVING_JOINTS, 3, 3)),
+        "cam_from_body": (bodies.cam_from_body, (frames, people, 4, 4)),
+        "confidence": (bodies.confidence, (frames, people)),
+    }
+    if bodies.body_model not in BODY_MODELS:
+        raise _other_version(where, f"body_model {bodies.body_model!r}", f"one of {', '.join(BODY_MODELS)}")
+    for name, (array, shape) in shapes.items():
+        if array.shape != shape:
+            raise _other_version(where, f"{name} of shape {list(array.shape)}", f"{list(shape)}")
+    if not (np.isfinite(bodies.focal_px) and bodies.focal_px > 0):
+        raise _impossible(where, f"focal_px {bodies.focal_px}", "a positive number of pixels")
+    present = bodies.cam_from_body[bodies.present]
+    check_poses(f"{where}, cam_from_body", present)
+    rotations = bodies.body_rot[bodies.present].reshape(-1, 3, 3)
+    if np.abs(rotations @ np.swapaxes(rotations, 1, 2) - np.eye(3)).max(initial=0) > JOINT_ROTATION:
+        raise _other_version(where, "body_rot with matrices that are no rotations", "orthonormal matrices")
+    if (present[:, 2, 3] <= 0).any():
+        raise _other_version(where, "a pelvis behind the camera", "depths above 0 (cam_from_body, not world)")
+
+
+def _other_version(where: str, got: str, expected: str) -> FootfallError:
+    return FootfallError(
+        where, got=got, expected=expected, do="write it as teacher/stagefiles.py describes it, for this version"
+    )
+
+
 def _impossible(where: str, got: str, expected: str) -> FootfallError:
-    return FootfallError(where, got=got, expected=expected, do="correct the calibration; nothing was written")
+    return FootfallError(
+        where, got=got, expected=expected, do="correct the calibration, given for this video with its rotation applied"
+    )
