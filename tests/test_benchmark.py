@@ -149,6 +149,19 @@ def test_drift_adds_up() -> None:
     assert np.ptp(np.log(steps)) > 0.02
 
 
+def test_a_fixed_camera_stays_whatever_drifts() -> None:
+    fixed = exact_view(make_clip(ClipSpec(id="fixed", frames=12, seed=4, size=[160, 96], camera="static", objects=3)))
+    cameras = degraded_problem(
+        fixed, Degradation(cameras="static", drift_rot=0.1, focal=1.2, camera_pos_sd=0.1)
+    ).cameras
+    assert np.array_equal(cameras.world_from_cam, np.tile(np.eye(4), (12, 1, 1)))
+    assert len(cameras.points) == len(cameras.obs_frame) == 0
+    turning = degraded_problem(view(), Degradation(cameras="static")).cameras.world_from_cam
+    true = view().clip.truth.cameras.world_from_cam
+    np.testing.assert_allclose(turning[:, :3, :3], true[0, :3, :3].T @ true[:, :3, :3], atol=1e-9)
+    assert not turning[:, :3, 3].any()
+
+
 def test_a_lost_track_is_filled_as_the_bodies_stage_fills_it() -> None:
     problem = degraded_problem(view(2), Degradation(lost_frames=20, pose_sd=0.05))
     span = lost_span(60, Degradation(lost_frames=20))

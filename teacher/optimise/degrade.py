@@ -175,13 +175,12 @@ def lost_span(frames: int, degradation: Degradation) -> slice:
 
 
 def _cameras(view: ExactView, d: Degradation, log_scale: Array) -> CameraInit:
-    truth = view.clip.truth.cameras
-    known, static = d.cameras == "known", d.cameras == "static"
+    if d.cameras == "static":
+        return _fixed_camera(view, d)
+    truth, known = view.clip.truth.cameras, d.cameras == "known"
     pose = _drifted(truth.world_from_cam, truth.timestamps, d, log_scale)
     pose[:, :3, 3] -= (d.focal - 1) * _pivot(view) * pose[:, :3, 2]  # a longer lens stands farther back
     points, frame, point = view.points, view.obs_frame, view.obs_point
-    if static:
-        points, frame, point = points[:0], frame[:0], point[:0]
     points = _seen_from(pose, truth.world_from_cam, points, (frame, point), d.focal, np.exp(log_scale))
     rng, count = d.rng("cameras"), len(pose)
     pose[:, :3, :3] = pose[:, :3, :3] @ _turns(d.camera_rot_sd * rng.standard_normal((count, 3)))
@@ -195,7 +194,23 @@ def _cameras(view: ExactView, d: Degradation, log_scale: Array) -> CameraInit:
         K=truth.K * np.array([[d.focal, 1, 1], [1, d.focal, 1], [1, 1, 1]]),
         world_from_cam=pose, registered=np.ones(count, bool), points=points.astype(np.float32),
         points_rgb=np.full(points.shape, 128, np.uint8), obs_frame=frame, obs_point=point,
-        obs_px=_matched(view.obs_px[: len(frame)], d).astype(np.float32),
+        obs_px=_matched(view.obs_px, d).astype(np.float32),
+    )  # fmt: skip
+
+
+def _fixed_camera(view: ExactView, d: Degradation) -> CameraInit:
+    """A camera that stays in its place, and turns as measured if it turns at all; no scene can be triangulated."""
+    truth = view.clip.truth.cameras
+    turns = np.linalg.inv(truth.world_from_cam[0])[:3, :3] @ truth.world_from_cam[:, :3, :3]
+    pose = np.tile(np.eye(4), (len(turns), 1, 1))
+    if not np.allclose(turns, np.eye(3), atol=1e-6):
+        pose[:, :3, :3] = turns @ _turns(d.camera_rot_sd * d.rng("cameras").standard_normal((len(turns), 3)))
+    none = np.zeros(0, np.int32)
+    return CameraInit(
+        kind="static", metric=d.metric, focal_known=False,
+        K=truth.K * np.array([[d.focal, 1, 1], [1, d.focal, 1], [1, 1, 1]]),
+        world_from_cam=pose, registered=np.ones(len(pose), bool), points=np.zeros((0, 3), np.float32),
+        points_rgb=np.zeros((0, 3), np.uint8), obs_frame=none, obs_point=none, obs_px=np.zeros((0, 2), np.float32),
     )  # fmt: skip
 
 
