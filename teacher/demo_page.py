@@ -73,7 +73,8 @@ def _compare(page: Page, out: Path, clip_id: str, *, has_truth: bool) -> None:
     reference = "truth" if has_truth else "teacher" if "teacher" in results else "student"
     if teacher.is_done("frames"):
         film = _film(teacher, {k: v for k, v in results.items() if k != "truth"}, pictures / f"{clip_id}.mp4")
-        page.picture(film, f"{clip_id}: left the teacher, right the student (it never saw this clip)", base=out)
+        seen = "it never saw this clip" if has_truth else "it was trained on this very clip"
+        page.picture(film, f"{clip_id}: left the teacher, right the student ({seen})", base=out)
     seen_from_above = pictures / f"{clip_id}-above.png"
     plot_top_down(seen_from_above, results, reference=reference)
     page.picture(seen_from_above, f"seen from above, moved rigidly (no scale) onto the {reference}", base=out)
