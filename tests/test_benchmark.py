@@ -201,6 +201,9 @@ def test_usual_errors_belong_to_the_clip() -> None:
     assert drawn == [usual_errors(spec) for spec in specs]
     assert len({d.unit for d in drawn if d.cameras == "sfm"}) == sum(d.cameras == "sfm" for d in drawn)
     assert {d.cameras for d in drawn} == {"sfm", "static"}
+    pan = usual_errors(ClipSpec(id="pan", camera="pan"))
+    assert (pan.cameras, pan.unit) == ("static", 1.0)
+    assert abs(np.log(pan.focal)) < 0.1
     strains = [strained_errors(specs[0], 0, draw).pose_sd for draw in range(40)]
     assert max(strains) / min(strains) > 4
 

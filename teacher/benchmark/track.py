@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 FOCAL_SD: Final = 0.08
 """Standard deviation of the logarithm of the focal length's factor over clips."""
+MEASURED_FOCAL_SD: Final = 0.02
+"""The same where the turns of a camera in its place tell the focal length."""
+IN_PLACE: Final = ("static", "pan")
+"""Moves of a camera in its place: the cameras stage finds turns and no scene."""
 ROOT_DEPTH_SD: Final = 0.05
 """The same of the factor on pelvis depths."""
 UNITS: Final = (0.2, 5.0)
@@ -56,10 +60,11 @@ def usual_errors(spec: ClipSpec, seed: int = 0) -> Degradation:
     """How wrong initial values usually are; drawn per clip, always the same for a clip and seed."""
     rng = clip_rng(spec.id, seed, "usual errors")
     focal, depth, unit = rng.standard_normal(), rng.standard_normal(), rng.random()
-    static = spec.camera == "static"
+    static = spec.camera in IN_PLACE
+    focal_sd = MEASURED_FOCAL_SD if spec.camera == "pan" else FOCAL_SD
     return Degradation(
         seed=int(rng.integers(2**31)),
-        focal=float(np.exp(FOCAL_SD * focal)),
+        focal=float(np.exp(focal_sd * focal)),
         unit=1.0 if static else float(UNITS[0] * (UNITS[1] / UNITS[0]) ** unit),
         root_depth=float(np.exp(ROOT_DEPTH_SD * depth)),
         root_depth_sd=0.012, root_rot_sd=0.09, pose_sd=0.11, standing=0.4, slow=0.6, memory_s=0.25, betas_sd=0.95,
