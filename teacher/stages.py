@@ -68,15 +68,18 @@ def run_clip(clip: ClipFolder, config: LabelConfig, report: Report, *, until: st
             report(done + stage.share * fraction, f"{stage.name}: {text}" if text else stage.name)
 
         stage_report(0.0, "")
-        _run_stage(clip, stage, getattr(config, stage.field), _context_hash(clip, stage), stage_report)
+        settings = getattr(config, stage.field)
+        _run_stage(clip, stage, settings, _context_hash(clip, stage, settings), stage_report)
         done += stage.share
         if stage.name == until:
             break
     report(1.0, "done")
 
 
-def _context_hash(clip: ClipFolder, stage: Stage) -> str:
-    """The first stage depends on the clip's source; all others only on files of earlier stages."""
+def _context_hash(clip: ClipFolder, stage: Stage, config: Any) -> str:
+    """The first stage depends on the clip's source; all others on files of earlier stages and, at most, of the user."""
+    if stage.runner is None:
+        return get_initialiser(stage.name, config.use).sources(clip)
     return config_hash(clip.source) if stage.name == "frames" else ""
 
 

@@ -236,16 +236,16 @@ def _truth_problem() -> Problem:
     return problem_from_truth(world(), Degradation())
 
 
-def clip_folder(root: Path, problem: Problem, *, K: Array | None = None) -> ClipFolder:
-    """Frames (without pictures), people, cameras and contacts of a clip, recorded as done."""
+def clip_folder(root: Path, problem: Problem, *, K: Array | None = None, frames: int | None = None) -> ClipFolder:
+    """Frames (without pictures; all, or that many), people, cameras and contacts of a clip, recorded as done."""
     clip = ClipFolder(root / "street")
     clip.write_source(ClipSource(id="street", path="/videos/street.mp4", sha256=""))
     width, height = problem.size
-    frames = Frames(
-        timestamps=problem.timestamps, size=[width, height], source_size=[2 * width, 2 * height], unreadable=0,
+    frame_file = Frames(
+        timestamps=problem.timestamps[:frames], size=[width, height], source_size=[2 * width, 2 * height], unreadable=0,
         K=None if K is None else K.tolist(),
     )  # fmt: skip
-    stages = {"frames": frames, "people": problem.people, "cameras": problem.cameras, "contacts": problem.contacts}
+    stages = {"frames": frame_file, "people": problem.people, "cameras": problem.cameras, "contacts": problem.contacts}
     for stage, file in stages.items():
         file.save(clip.stage_dir(stage))
         finish(clip, stage)

@@ -292,3 +292,20 @@ def test_matrices_that_are_no_rotations_are_refused(tmp_path: Path) -> None:
     np.save(folder / "hps" / "hps_track_0.npy", track, allow_pickle=True)  # type: ignore[arg-type]
     with pytest.raises(FootfallError, match="no rotations"):
         read_tram(folder, (480, 270))
+
+
+def test_a_stage_runs_again_when_its_outside_file_changes(
+    tmp_path: Path, clip: ClipFolder, models: dict[str, Path]
+) -> None:
+    file = write_wham(tmp_path / "w.pkl")
+    initialiser = get_initialiser("bodies", f"wham:{tmp_path}/w.pkl")
+    before = initialiser.sources(clip)
+    assert before == initialiser.sources(clip) != ""
+    write_wham(file, people=1)
+    assert initialiser.sources(clip) != before
+
+
+def test_more_frames_than_the_video_has(tmp_path: Path, models: dict[str, Path]) -> None:
+    clip = clip_folder(tmp_path, truth_problem(), frames=FRAMES - 4)
+    with pytest.raises(FootfallError, match="frames up to 23; expected 20 frames"):
+        read_bodies(clip, f"wham:{write_wham(tmp_path / 'w.pkl')}", f"smpl:{models['smpl']}")

@@ -35,7 +35,7 @@ class BodiesConfig:
     """Fit of bodies to keypoints."""
 
     use: str = "landmarks"
-    """Registered initialiser, or files:FOLDER."""
+    """Registered initialiser, files:FOLDER, or FORMAT:PATH of another system (docs/initialisers.md)."""
     body_model: str = "anny"
     """The body to fit: anny, smpl:FILE or smplx:FILE."""
     min_keypoint_score: float = 0.3

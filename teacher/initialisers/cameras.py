@@ -27,7 +27,7 @@ class CamerasConfig:
     """Camera initialisation."""
 
     use: str = "auto"
-    """auto, known, static, colmap, or files:FOLDER."""
+    """auto, known, static, colmap, files:FOLDER, or FORMAT:PATH of another system (docs/initialisers.md)."""
     focal_guess: float = 0.8
     """Focal length where nothing tells it, as a multiple of the image diagonal (a phone's main lens, filming)."""
     static_residual: float = 0.003

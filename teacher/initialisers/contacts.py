@@ -39,7 +39,7 @@ class ContactsConfig:
     """Two states per foot site; standard deviations are of half-normal distributions."""
 
     use: str = "kinematic"
-    """Registered initialiser, or files:FOLDER."""
+    """Registered initialiser, files:FOLDER, or FORMAT:PATH of another system (docs/initialisers.md)."""
     body_model: str = "anny"
     """The body that `bodies` were fitted with: anny, smpl:FILE or smplx:FILE."""
     still_speed: float = 0.1

@@ -6,6 +6,7 @@ how people bring the results of other software; the file is checked against the 
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +47,17 @@ def files_initialiser(slot: str, root: str) -> Initialiser:
                 shutil.copyfile(folder / name, temporary)
         return Outcome(summary={"from": str(folder)})
 
-    return Initialiser(slot=slot, name=f"files:{root}", needs=needs, licence="as its files", run=run)
+    return Initialiser(
+        slot=slot, name=f"files:{root}", needs=needs, licence="as its files", run=run,
+        sources=lambda clip: files_fingerprint(Path(root) / clip.id / kind.file),
+    )  # fmt: skip
+
+
+def files_fingerprint(path: Path) -> str:
+    """Names, sizes and times of a file, or of all files in a folder; empty if there is nothing."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    seen = [(str(p.relative_to(path.parent)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()[:16] if seen else ""
 
 
 def _check(clip: ClipFolder, slot: str, folder: Path, loaded: Any, first: str) -> None:

@@ -21,7 +21,7 @@ class PeopleConfig:
     """Detection and tracking."""
 
     use: str = "landmarks"
-    """Registered initialiser, or files:FOLDER."""
+    """Registered initialiser, files:FOLDER, or FORMAT:PATH of another system (docs/initialisers.md)."""
     max_people: int = 4
     """People kept: those seen longest and largest."""
     min_track_frames: int = 12

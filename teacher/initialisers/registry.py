@@ -52,6 +52,8 @@ class Initialiser:
     needs: tuple[str, ...]
     licence: str
     run: Callable[[ClipFolder, Any, Report], Outcome]
+    sources: Callable[[ClipFolder], str] = lambda clip: ""
+    """Changes when the files change that it reads from outside the clip, so that its stage runs again."""
 
 
 _REGISTRY: Final[dict[tuple[str, str], Initialiser]] = {}

@@ -28,7 +28,7 @@ from distill.unpickle import harmless_global
 _NUMPY_MAGIC: Final = b"\x93NUMPY"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _LZ4_MAGIC: Final = b"\x04\x22\x4d\x18"
-_ARRAYS: Final = [
+_ARRAYS: Final[list[Any]] = [
     np.ndarray, np.dtype, np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0],
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
 ]  # fmt: skip

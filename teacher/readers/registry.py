@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from distill.body import BodyModel, load_body_model
 from distill.errors import FootfallError
+from teacher.initialisers.from_files import files_fingerprint
 from teacher.initialisers.registry import Initialiser, Outcome, Report
 from teacher.readers.attach import make_bodies, match, place
 from teacher.readers.bodies_smpl import read_phalp, read_tram, read_wham
@@ -74,8 +75,11 @@ def reader_initialiser(slot: str, kind: str, path: str) -> Initialiser:
         "contacts": (_run_contacts, ("frames", "people", "cameras")),
     }[slot]
 
+    def source_of(clip: ClipFolder) -> Path:
+        return Path(path.replace("{clip_id}", clip.id).replace("{video}", Path(clip.source.path).stem))
+
     def run_reader(clip: ClipFolder, config: Any, report: Report) -> Outcome:
-        source = Path(path.replace("{clip_id}", clip.id).replace("{video}", Path(clip.source.path).stem))
+        source = source_of(clip)
         if not source.exists():
             raise FootfallError(
                 f"clip {clip.id}: {slot}.use={kind}:{path}", got=f"no such file {source}", expected="a result file",
@@ -86,8 +90,9 @@ def reader_initialiser(slot: str, kind: str, path: str) -> Initialiser:
         return outcome
 
     return Initialiser(
-        slot=slot, name=f"{kind}:{path}", needs=needs, licence=f"as the results of {kind}", run=run_reader
-    )
+        slot=slot, name=f"{kind}:{path}", needs=needs, licence=f"as the results of {kind}", run=run_reader,
+        sources=lambda clip: files_fingerprint(source_of(clip)),
+    )  # fmt: skip
 
 
 def _run_bodies(clip: ClipFolder, kind: str, path: Path, config: Any) -> Outcome:
@@ -95,6 +100,12 @@ def _run_bodies(clip: ClipFolder, kind: str, path: Path, config: Any) -> Outcome
     frames, people = clip_frames(clip), People.load(clip.require("people"))
     cameras = CameraInit.load(clip.require("cameras"))
     outside = BODIES[kind](path, frames.size)
+    last = max((int(track.frames.max()) for track in outside.tracks if len(track.frames)), default=-1)
+    if frames.total is not None and last >= frames.total:
+        raise FootfallError(
+            outside.where, got=f"frames up to {last}", expected=f"{frames.total} frames, as the video has",
+            do="make it from this video, at its own frame rate",
+        )  # fmt: skip
     placed, focal = place(outside, body, frames.numbers, frames.size, cameras.K)
     match(placed, people, outside.where)
     bodies = make_bodies(placed, people, body, focal)
