@@ -22,7 +22,8 @@ from teacher.optimise import quality
 from teacher.optimise import run as optimise
 from teacher.optimise.assemble import assemble_result
 from teacher.optimise.config import LearningRates, OptimiseConfig, TermWeights
-from teacher.optimise.contacts import Partners, SceneDepth, find_partners, follow_motion, only_level
+from teacher.optimise.contact_chain import reestimate, speeds
+from teacher.optimise.contacts import Partners, SceneDepth, find_partners, only_level
 from teacher.optimise.degrade import Degradation, problem_from_truth
 from teacher.optimise.evidence import make_evidence
 from teacher.optimise.measure import Measures, measure
@@ -196,12 +197,12 @@ def test_a_solve_is_deterministic() -> None:
     first, second = (solve(problem, QUICK, silent) for _ in range(2))
     assert torch.equal(first.after.world.joints, second.after.world.joints)
     assert first.trace == second.trace
-    assert [entry["stage"] for entry in first.trace] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert {entry["stage"] for entry in first.trace} == {1, 2}
 
 
 def test_divergence_is_an_error_that_names_the_term() -> None:
     rates = LearningRates(root_depth=30.0, pose=30.0, root_ray=5.0)
-    config = OptimiseConfig(stage1_steps=12, stage2_steps=0, rates=rates)
+    config = OptimiseConfig(solver="adam", stage1_steps=12, stage2_steps=0, rates=rates)
     with pytest.raises(FootfallError, match=r"diverging objective; term \w+ went from"):
         solve(problem_from_truth(world(), WRONG), config, silent)
 
@@ -316,9 +317,32 @@ def test_sparse_points_replace_missing_dense_depth() -> None:
 def test_motion_can_veto_a_contact_label() -> None:
     sites = torch.zeros(20, 1, 6, 3)
     sites[:, 0, 1, 0] = torch.arange(20) * 0.05  # 1.5 m/s at 30 frames a second
-    prob = follow_motion(torch.full((20, 1, 6), 0.9), sites, torch.full((19,), 1 / 30))
+    dt = torch.full((19,), 1 / 30)
+    prob = reestimate(torch.full((20, 1, 6), 0.9), dt, speed=speeds(sites, dt))
     assert prob[:, 0, 1].max() < 0.5
     assert prob[:, 0, 0].min() > 0.9
+
+
+def test_flickering_labels_are_mended_and_unlabelled_contacts_found() -> None:
+    truth = (torch.arange(90) // 15 % 2 == 0).float()  # half a second of stance, half a second of flight
+    flicker = truth.clone()
+    flicker[[5, 6, 20, 21, 50, 70]] = 1 - flicker[[5, 6, 20, 21, 50, 70]]
+    labels, dt = flicker[:, None, None].expand(90, 1, 6), torch.full((89,), 1 / 30)
+    found = reestimate(0.1 + 0.8 * labels, dt)
+    assert ((found[:, 0, 0] > 0.5) == (truth > 0.5)).float().mean() > 0.95
+    speed = (1.5 * (1 - truth))[:, None, None].expand(90, 1, 6)
+    unlabelled = reestimate(torch.full((90, 1, 6), 0.35), dt, speed=speed)
+    assert ((unlabelled[:, 0, 0] > 0.5) == (truth > 0.5)).float().mean() > 0.95
+
+
+def test_the_scene_speaks_where_it_is_seen() -> None:
+    given, dt = torch.full((30, 1, 6), 0.6), torch.full((29,), 1 / 30)
+    still, high = torch.zeros(30, 1, 6), torch.full((30, 1, 6), 0.4)
+    seen = torch.zeros(30, 1, 6, dtype=torch.bool)
+    seen[..., 1] = True
+    prob = reestimate(given, dt, speed=still, gap=high, seen=seen)
+    assert prob[..., 0].min() > 0.5
+    assert prob[..., 1].max() < prob[..., 0].min()
 
 
 def test_tracks_pair_each_point_with_itself_and_hold_whole_points_out() -> None:

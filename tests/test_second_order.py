@@ -16,11 +16,11 @@ from teacher.optimise.degrade import Degradation, problem_from_truth
 from teacher.optimise.elimination import solve
 from teacher.optimise.evidence import make_evidence
 from teacher.optimise.levenberg import moved_blocks
-from teacher.optimise.linearise import cost, linearise, smoothed
+from teacher.optimise.linearise import cost, linearise
 from teacher.optimise.normal import Normal, Step
 from teacher.optimise.objective import TERMS, Situation
 from teacher.optimise.precision import moved_tensors
-from teacher.optimise.robust import rho_slope
+from teacher.optimise.robust import rho_slope, smoothed
 from teacher.optimise.tangent import COMMON, FRAME, PERSON
 from teacher.optimise.variables import Unknowns
 
@@ -102,7 +102,7 @@ def test_gradient_and_curvature_of_every_term(term, kind: str) -> None:
     normal = linearise(here, stage, WIDTH)
     torch.testing.assert_close(inner(normal.gradient(), step), numeric, rtol=1e-5, atol=1e-8)
     change = (term.make(there[0])[0] - term.make(there[1])[0]) / (2 * small)  # type: ignore[index]
-    distance = smoothed(residual, WIDTH)
+    distance = smoothed(residual, max(WIDTH, term.width))
     strength = weight / weight.sum() * rho_slope(distance, term.gamma) / distance
     torch.testing.assert_close(
         curvature(normal, step), (strength * change.square().sum(-1)).sum(), rtol=1e-4, atol=1e-9

@@ -13,7 +13,7 @@ from distill.geometry.rotations import matrix_from_rotvec
 from teacher.optimise import terms
 from teacher.optimise.config import TermWeights
 from teacher.optimise.objective import TERMS, certainty, reduce
-from teacher.optimise.robust import length, rho
+from teacher.optimise.robust import rho, rho_slope, smoothed
 from tests.conftest import TOLERANCES
 
 EXACT = TOLERANCES[torch.float64]
@@ -36,11 +36,19 @@ def test_rho_has_the_published_values_and_unit_slope_at_zero() -> None:
         torch.testing.assert_close(at_zero.grad, vec(1.0), **EXACT)
 
 
-def test_length_has_no_nan_gradient_at_zero() -> None:
+def test_smoothed_lengths_are_round_at_zero_and_true_far_away() -> None:
     x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
-    length(x).sum().backward()
+    smoothed(x, 0.1).sum().backward()
     assert torch.equal(x.grad, torch.zeros(2, 3, dtype=torch.float64))
-    torch.testing.assert_close(length(vec(3, 4)[None]), vec(5), **EXACT)
+    torch.testing.assert_close(smoothed(vec(3, 4)[None], 0.0), vec(5), **EXACT)
+    torch.testing.assert_close(smoothed(vec(3, 4)[None], 12.0), vec(13), **EXACT)
+
+
+def test_slope_of_rho_is_its_derivative() -> None:
+    distance = vec(0.0, 0.3, 4.0).requires_grad_()
+    for gamma in (0.4, 1.1):
+        (derivative,) = torch.autograd.grad(rho(distance, gamma).sum(), distance)
+        torch.testing.assert_close(rho_slope(distance.detach(), gamma), derivative, **EXACT)
 
 
 def test_scene_3d_is_the_difference_of_the_points_in_units_of_the_scale() -> None:
@@ -92,7 +100,7 @@ def test_ground_plane_is_the_signed_height() -> None:
 def test_ground_up_is_the_chord_between_the_directions() -> None:
     tilted = vec(math.sin(0.01), 0, math.cos(0.01))
     torch.testing.assert_close(
-        length(terms.ground_up(tilted, vec(0, 0, 1))), torch.tensor(2 * math.sin(0.005)).double(), **EXACT
+        smoothed(terms.ground_up(tilted, vec(0, 0, 1)), 0.0), torch.tensor(2 * math.sin(0.005)).double(), **EXACT
     )
 
 
@@ -201,7 +209,7 @@ def _gradient_cases() -> dict[str, Callable[[], tuple[Callable[..., Tensor], tup
 def test_gradient(name: str) -> None:
     term, inputs = _gradient_cases()[name]()
     # Through rho as well, as the solve sees it.
-    robust = lambda *x: rho(length(term(*x)), 0.4)  # noqa: E731
+    robust = lambda *x: rho(smoothed(term(*x), 0.01), 0.4)  # noqa: E731
     assert torch.autograd.gradcheck(robust, tuple(x.detach().clone().requires_grad_() for x in inputs))
 
 
@@ -214,8 +222,8 @@ def test_every_public_term_is_checked_and_used() -> None:
 def test_reduce_is_the_weighted_mean_and_zero_without_weight() -> None:
     residual = torch.stack((vec(3, 4), vec(0, 0), vec(0, 1)))
     expected = (rho(vec(5.0), 1.1) + 3 * rho(vec(1.0), 1.1)) / 6
-    torch.testing.assert_close(reduce(residual, vec(1, 2, 3), 1.1), expected[0], **EXACT)
-    assert reduce(residual, vec(0, 0, 0), 1.1) == 0
+    torch.testing.assert_close(reduce(residual, vec(1, 2, 3), 1.1, 0.0), expected[0], **EXACT)
+    assert reduce(residual, vec(0, 0, 0), 1.1, 0.0) == 0
 
 
 def test_an_uncertain_contact_has_no_weight() -> None:

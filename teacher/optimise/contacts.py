@@ -181,23 +181,3 @@ def _surface(plane: Array, query: Array, K: Array) -> tuple[Array, Array]:
     ray = np.column_stack((query, np.ones(len(query)))) @ np.linalg.inv(K).T
     ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
     return normal, np.abs((normal * ray).sum(-1))
-
-
-def follow_motion(prob: Tensor, sites_world: Tensor, dt: Tensor, *, speed: float = 0.5, spread: float = 0.12) -> Tensor:
-    """Contact probabilities that take the solved motion into account.
-
-    A site that stays in the world is likely to touch it. The given probability and that of the speed,
-    logistic in (`speed` - v) / `spread`, are averaged as log-odds, so that either can veto the other.
-
-    Args:
-        prob: [T, P, 6] of the contacts stage. sites_world: [T, P, 6, 3] metres. dt: [T - 1] seconds.
-        speed: m/s at which the motion says nothing. spread: m/s.
-
-    Returns:
-        [T, P, 6].
-    """
-    step = (sites_world[1:] - sites_world[:-1]).norm(dim=-1) / dt[:, None, None]
-    # The slower of the two neighbouring steps: the first and last frame of a stance touch too.
-    velocity = torch.minimum(torch.cat((step[:1], step)), torch.cat((step, step[-1:])))
-    moved = (speed - velocity) / spread
-    return torch.sigmoid(0.5 * (torch.logit(prob, eps=0.02) + moved.clamp(-4, 4)))

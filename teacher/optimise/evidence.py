@@ -19,6 +19,7 @@ from distill.geometry.conventions import SMPL_JOINTS
 from distill.geometry.transforms import make_transform, transform_points
 from teacher.optimise.bodies import BodyParts, Points
 from teacher.optimise.config import OptimiseConfig
+from teacher.optimise.contact_chain import reestimate
 from teacher.optimise.contacts import Partners, SceneDepth, find_partners, only_level
 from teacher.optimise.problem import Problem
 from teacher.optimise.scale import Witness, combine, depth_witness, spread, still_witness, weighted_quantile
@@ -135,7 +136,9 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
     betas, body_rot = tensor(bodies.betas), tensor(bodies.body_rot)
     points = body(betas, body_rot, pose)
     person_px = _heights_px(points.joints, K, present)
-    contact = tensor(problem.contacts.prob) * present[..., None]
+    given = tensor(problem.contacts.prob) * present[..., None]
+    dt = tensor(np.diff(problem.timestamps))
+    contact = present[..., None] * reestimate(given, dt)
     rotation = tensor(problem.cameras.world_from_cam[:, :3, :3])
     up = body_up(points.joints @ rotation.transpose(-1, -2)[:, None], present)
     unit, unit_from = _initial_unit(problem, config, points, contact, person_px, up @ rotation)
@@ -150,14 +153,14 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
         sites = transform_points(make_transform(rotation, centre), points.sites.flatten(1, 2))
         ground = _initial_plane(sites, contact.flatten(1), up)
     return Evidence(
-        body=body, size=problem.size, dt=tensor(np.diff(problem.timestamps)), K=K, unit=unit, unit_from=unit_from,
+        body=body, size=problem.size, dt=dt, K=K, unit=unit, unit_from=unit_from,
         rotation=rotation, centre=centre, root_rot=pose[..., :3, :3], root=pose[..., :3, 3], body_rot=body_rot,
         betas=betas, camera_fixed=problem.cameras_known,
         person_weight=present * tensor(bodies.confidence).clamp(0.05, 1),
         keypoints_px=tensor(problem.people.keypoints_px),
         keypoint_weight=tensor(problem.people.keypoint_score) * present[..., None],
         metres_per_px=pose[..., 2, 3].clamp(min=0.1) / K[0, 0], person_px=person_px, tracks=tracks,
-        held_out=held_out, scene=scene, given_contact=contact, contact_prob=contact, align_sd=1.0, partners=None,
+        held_out=held_out, scene=scene, given_contact=given, contact_prob=contact, align_sd=1.0, partners=None,
         ground=ground, up=up,
     )  # fmt: skip
 

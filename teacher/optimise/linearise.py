@@ -2,9 +2,9 @@
 
 Robust terms are reweighted (iteratively reweighted least squares): at the present residuals the weight of row i is
 
-    lambda w_i / sum(w) * rho_gamma'(d_i) / d_i,   d_i = sqrt(|r_i|^2 + eps^2),
+    lambda w_i / sum(w) * rho_gamma'(d_i) / d_i,   d_i = sqrt(|r_i|^2 + width^2),
 
-so that J^T W r is the exact gradient of the (smoothed) objective of `objective`.
+so that J^T W r is the exact gradient of the objective. `width` is the term's own, and wider in the first iterations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from distill.geometry.rotations import right_jacobian_inverse
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.normal import REACH, Normal
 from teacher.optimise.objective import TERMS, Situation, Term
-from teacher.optimise.robust import rho, rho_slope
+from teacher.optimise.robust import rho, rho_slope, smoothed
 from teacher.optimise.rows import (
     DEPTH,
     PairRows,
@@ -45,11 +45,6 @@ def active_terms(config: OptimiseConfig, stage: int) -> list[tuple[Term, float]]
     return [(term, weight) for term, weight in weights if weight > 0]
 
 
-def smoothed(residual: Tensor, width: float) -> Tensor:
-    """Length of residuals [..., D] -> [...], at least `width`: round at 0, so that a second derivative exists."""
-    return (residual.square().sum(-1) + width**2).sqrt()
-
-
 def cost(situation: Situation, stage: int, width: float) -> tuple[Tensor, dict[str, Tensor]]:
     """The smoothed objective, and each term's share."""
     values: dict[str, Tensor] = {}
@@ -57,7 +52,9 @@ def cost(situation: Situation, stage: int, width: float) -> tuple[Tensor, dict[s
         made = term.make(situation)
         if made is not None and float(made[1].sum()) > 0:
             residual, weight = made
-            values[term.name] = factor * (weight * rho(smoothed(residual, width), term.gamma)).sum() / weight.sum()
+            values[term.name] = (
+                factor * (weight * rho(smoothed(residual, max(width, term.width)), term.gamma)).sum() / weight.sum()
+            )
     return torch.stack(list(values.values())).sum(), values
 
 
@@ -74,7 +71,7 @@ def linearise(situation: Situation, stage: int, width: float) -> Normal:
         if made is None or float(made[1].sum()) <= 0:
             continue
         residual, weight = made
-        distance = smoothed(residual, width)
+        distance = smoothed(residual, max(width, term.width))
         strength = factor * weight / weight.sum() * rho_slope(distance, term.gamma) / distance
         if term.reads and term.span == 1:
             still.append(_PointTerm(term, situation, residual, strength))

@@ -20,7 +20,7 @@ from teacher.optimise import terms
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.contacts import FEET
 from teacher.optimise.evidence import TOUCHING, Evidence
-from teacher.optimise.robust import length, rho
+from teacher.optimise.robust import rho, smoothed
 from teacher.optimise.tracks import Tracks
 from teacher.optimise.variables import State, Unknowns
 
@@ -56,6 +56,9 @@ class Term:
     """Frames that one row depends on."""
     local: bool = True
     """Whether row i depends on no other point than the field's point i."""
+    width: float = 1.0
+    """Length up to which residuals count as noise, in their own unit: rho is round there, so that noise is averaged
+    and not followed; beyond it rho is what it was. JOSH has no such width: its rho pulls at the least residual."""
 
 
 def observed_world(state: State, tracks: Tracks) -> Tensor:
@@ -193,34 +196,34 @@ def _focal_prior(s: Situation) -> Weighted:
 
 
 TERMS: Final = (
-    Term(name="scene_3d", gamma=1.1, make=_scene_3d, stages=(1,)),
-    Term(name="scene_2d", gamma=0.4, make=_scene_2d, stages=(2,)),
-    Term(name="contact_align", gamma=1.1, make=_contact_align, reads=("cam.sites",)),
-    Term(name="contact_still", gamma=1.1, make=_contact_still, reads=("world.sites",), span=2),
-    Term(name="ground_plane", gamma=1.1, make=_ground_plane, reads=("world.sites",)),
-    Term(name="ground_up", gamma=1.1, make=_ground_up),
-    Term(name="penetration", gamma=1.1, make=_penetration, reads=("cam.sites", "world.sites")),
-    Term(name="prior_root_rot", gamma=1.1, make=_prior_root_rot),
-    Term(name="prior_root_pos", gamma=1.1, make=_prior_root_pos),
-    Term(name="prior_pose", gamma=1.1, make=_prior_pose),
-    Term(name="prior_shape", gamma=1.1, make=_prior_shape),
-    Term(name="stature", gamma=1.1, make=_stature),
-    Term(name="smooth", gamma=1.1, make=_smooth, reads=("world.joints",), span=3),
-    Term(name="camera_smooth", gamma=1.1, make=_camera_smooth),
-    Term(name="keypoints_2d", gamma=0.4, make=_keypoints_2d, reads=("cam.keypoints",)),
-    Term(name="scale_tie", gamma=1.1, make=_scale_tie),
-    Term(name="scale_prior", gamma=1.1, make=_scale_prior),
-    Term(name="focal_prior", gamma=1.1, make=_focal_prior),
+    Term(name="scene_3d", gamma=1.1, make=_scene_3d, width=0.03, stages=(1,)),
+    Term(name="scene_2d", gamma=0.4, make=_scene_2d, width=0.5, stages=(2,)),
+    Term(name="contact_align", gamma=1.1, make=_contact_align, width=0.1, reads=("cam.sites",)),
+    Term(name="contact_still", gamma=1.1, make=_contact_still, width=0.01, reads=("world.sites",), span=2),
+    Term(name="ground_plane", gamma=1.1, make=_ground_plane, width=0.03, reads=("world.sites",)),
+    Term(name="ground_up", gamma=1.1, make=_ground_up, width=0.1),
+    Term(name="penetration", gamma=1.1, make=_penetration, width=0.03, reads=("cam.sites", "world.sites")),
+    Term(name="prior_root_rot", gamma=1.1, make=_prior_root_rot, width=0.1),
+    Term(name="prior_root_pos", gamma=1.1, make=_prior_root_pos, width=0.05),
+    Term(name="prior_pose", gamma=1.1, make=_prior_pose, width=0.3),
+    Term(name="prior_shape", gamma=1.1, make=_prior_shape, width=1.0),
+    Term(name="stature", gamma=1.1, make=_stature, width=1.0),
+    Term(name="smooth", gamma=1.1, make=_smooth, width=0.05, reads=("world.joints",), span=3),
+    Term(name="camera_smooth", gamma=1.1, make=_camera_smooth, width=0.01),
+    Term(name="keypoints_2d", gamma=0.4, make=_keypoints_2d, width=0.015, reads=("cam.keypoints",)),
+    Term(name="scale_tie", gamma=1.1, make=_scale_tie, width=1.0),
+    Term(name="scale_prior", gamma=1.1, make=_scale_prior, width=1.0),
+    Term(name="focal_prior", gamma=1.1, make=_focal_prior, width=1.0),
 )
 """All terms, in the order of the paper, then ours."""
 
 
-def reduce(residual: Tensor, weight: Tensor, gamma: float) -> Tensor:
-    """Weighted mean of rho_gamma over residuals [..., D] with weights [...]; 0 if nothing has weight."""
+def reduce(residual: Tensor, weight: Tensor, gamma: float, width: float) -> Tensor:
+    """Weighted mean of rho_gamma(sqrt(|r|^2 + width^2)), residuals [..., D], weights [...]; 0 if nothing has weight."""
     total = weight.sum()
     if total <= 0:
         return residual.sum() * 0
-    return (weight * rho(length(residual), gamma)).sum() / total
+    return (weight * rho(smoothed(residual, width), gamma)).sum() / total
 
 
 def objective(unknowns: Unknowns, config: OptimiseConfig, stage: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -233,5 +236,5 @@ def objective(unknowns: Unknowns, config: OptimiseConfig, stage: int) -> tuple[T
             continue
         weighted = term.make(situation)
         if weighted is not None:
-            values[term.name] = factor * reduce(*weighted, term.gamma)
+            values[term.name] = factor * reduce(*weighted, term.gamma, term.width)
     return torch.stack(list(values.values())).sum(), values

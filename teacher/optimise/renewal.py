@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import torch
+
+from distill.geometry.cameras import unproject
 from teacher.optimise.config import OptimiseConfig
-from teacher.optimise.contacts import follow_motion
+from teacher.optimise.contact_chain import reestimate, speeds
 from teacher.optimise.evidence import Evidence
 from teacher.optimise.variables import State
 
 
-def renew_contacts(evidence: Evidence, state: State, config: OptimiseConfig, stage: int) -> Evidence:
-    """Search the partners again, in place; from stage 2 on, let the motion speak on what touches."""
+def renew_contacts(evidence: Evidence, state: State, config: OptimiseConfig, stage: int) -> None:
+    """Search the partners again, in place; from stage 2 on, let motion and scene speak on what touches."""
     evidence.renew(state.cam.sites, state.K, state.depth_scale, config)
-    if stage == 2:
-        evidence.contact_prob = follow_motion(evidence.given_contact, state.world.sites, evidence.dt)
-    return evidence
+    if stage < 2:
+        return
+    gap = seen = None
+    if (partners := evidence.partners) is not None:
+        surface = unproject(partners.px, state.depth_scale[:, None, None] * partners.depth, state.K)
+        gap = ((state.cam.sites - surface) * partners.normal).sum(-1)
+        seen = partners.weight > 0
+    elif evidence.ground is not None:
+        gap = state.world.sites @ state.normal - state.offset
+        seen = torch.ones_like(gap, dtype=torch.bool)
+    motion = speeds(state.world.sites, evidence.dt)
+    present = (evidence.person_weight > 0)[..., None]
+    evidence.contact_prob = present * reestimate(evidence.given_contact, evidence.dt, speed=motion, gap=gap, seen=seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -20,11 +19,9 @@ def rho(distance: Tensor, gamma: float) -> Tensor:
     return (distance + offset) ** gamma - offset**gamma
 
 
-def length(vectors: Tensor) -> Tensor:
-    """Euclidean length of residuals [..., D] -> [...], with gradient 0 instead of NaN at 0."""
-    squared = vectors.square().sum(-1)
-    positive = squared > 0
-    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
+def smoothed(vectors: Tensor, width: float) -> Tensor:
+    """Length of residuals [..., D] -> [...], round at 0: sqrt(|r|^2 + width^2)."""
+    return (vectors.square().sum(-1) + width**2).sqrt()
 
 
 def rho_slope(distance: Tensor, gamma: float) -> Tensor:
