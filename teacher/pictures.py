@@ -1,6 +1,6 @@
 """The last stage: pictures of a solved clip, so that anybody can see at once whether to believe it.
 
-pictures/overlay.jpg    the solved bodies over six frames
+pictures/overlay.jpg    the solved bodies over six frames (licensed models as skeletons)
 pictures/above.png      paths of camera and people seen from above (with matplotlib)
 """
 
@@ -37,7 +37,8 @@ class PicturesConfig:
 def run(clip: ClipFolder, config: PicturesConfig, report: Report) -> Outcome:
     """Draw the pictures."""
     result = load_result(clip.require("joint"))
-    body = load_body_model(result.motion.body_model)
+    # A licensed body's file is named to the solve only; skeletons need no mesh.
+    body = load_body_model("anny") if result.motion.body_model == "anny" else None
     folder = clip.stage_dir("pictures")
     tiles: list[Image.Image] = []
     for index in np.linspace(0, len(result.cameras.timestamps) - 1, config.frames).round().astype(int):
