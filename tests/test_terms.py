@@ -228,3 +228,27 @@ def test_reduce_is_the_weighted_mean_and_zero_without_weight() -> None:
 
 def test_an_uncertain_contact_has_no_weight() -> None:
     torch.testing.assert_close(certainty(vec(0.2, 0.5, 0.75, 1)), vec(0, 0, 0.5, 1), **EXACT)
+
+
+def test_flat_feet_compare_heights_along_the_normal() -> None:
+    heel, toe, up = vec(0, 0, 0.03), vec(0.2, 0, 0.01), vec(0, 0, 1)
+    torch.testing.assert_close(terms.flat_feet(heel, toe, up), vec(0.02), **EXACT)
+    slope = vec(-math.sin(0.1), 0, math.cos(0.1))  # toes up the slope: flat on it
+    foot = 0.2 * vec(math.cos(0.1), 0, math.sin(0.1))
+    torch.testing.assert_close(terms.flat_feet(vec(0, 0, 0), foot, slope), vec(0.0), **EXACT)
+    inputs = tuple(torch.randn(3, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda a, b: terms.flat_feet(a, b, up), inputs)
+
+
+def test_people_overlap_by_what_their_spheres_share() -> None:
+    radius = vec(0.2, 0.1)
+    joints = torch.zeros(1, 2, 2, 3, dtype=torch.float64)
+    joints[0, 0, 1, 2] = joints[0, 1, 1, 2] = 1.0
+    joints[0, 1, :, 0] = 0.25  # a quarter of a metre beside: the large spheres overlap by 0.15, the small ones do not
+    overlap = terms.people_apart(joints, radius).reshape(2, 2, 2, 2)  # p, q, i, j
+    torch.testing.assert_close(overlap[0, 1], torch.tensor([[0.15, 0.0], [0.0, 0.0]]).double(), **EXACT)
+    torch.testing.assert_close(overlap[1, 0], overlap[0, 1].T, **EXACT)
+    moving = joints.clone().requires_grad_()
+    terms.people_apart(moving, radius).reshape(2, 2, 2, 2)[0, 1].sum().backward()
+    torch.testing.assert_close(moving.grad[0, 0, 0], vec(1, 0, 0), **EXACT)  # away from the other
+    assert torch.equal(moving.grad[0, 1], torch.zeros(2, 3).double())  # who moves in the twin row

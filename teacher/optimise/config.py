@@ -29,6 +29,10 @@ class TermWeights:
     """That plane's normal against the people's own up direction."""
     penetration: float = 0.5
     """Contact sites behind the surface of the scene, or below the plane."""
+    flat_feet: float = 0.2
+    """Heel and toes of a standing foot equally high above the surface."""
+    people_apart: float = 20.0
+    """People through each other: most pairs of joints are apart, and the mean is over all of them."""
     prior_root_rot: float = 1.0
     """L_p, orientation of the root."""
     prior_root_pos: float = 0.02
@@ -196,6 +200,8 @@ class OptimiseConfig:
     """Frame gaps at which two observations of a point form a correspondence."""
     pairs_per_frame: int = 80
     """Correspondences kept for the solve, drawn evenly over the clip, for each of its frames."""
+    bridge_s: float = 1.0
+    """Longest time that a person may be out of sight between two sightings and is bridged, seconds; 0: never."""
     held_out: float = 0.1
     """Part of the scene points that the solve never sees, for the quality stage."""
     trace_every: int = 20
@@ -226,6 +232,7 @@ class OptimiseConfig:
             "stature_sd": (self.stature_sd, self.stature_sd > 0, "more than 0"),
             "track_gaps": (self.track_gaps, bool(self.track_gaps) and min(self.track_gaps) >= 1, "gaps of 1 or more"),
             "pairs_per_frame": (self.pairs_per_frame, self.pairs_per_frame >= 1, "at least 1"),
+            "bridge_s": (self.bridge_s, self.bridge_s >= 0, "0 or more"),
             "held_out": (self.held_out, 0 <= self.held_out < 1, "at least 0 and less than 1"),
             "trace_every": (self.trace_every, self.trace_every >= 1, "at least 1"),
             "divergence": (self.divergence, self.divergence > 1, "more than 1"),

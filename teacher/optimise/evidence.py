@@ -18,6 +18,7 @@ from distill.geometry.cameras import project
 from distill.geometry.conventions import SMPL_JOINTS
 from distill.geometry.transforms import make_transform, transform_points
 from teacher.optimise.bodies import BodyParts, Points
+from teacher.optimise.bridging import bridged_bodies
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.contact_chain import reestimate
 from teacher.optimise.contacts import Partners, SceneDepth, find_partners, only_level
@@ -28,6 +29,8 @@ from teacher.stagefiles import Array
 
 TOUCHING = 0.5
 """Probability above which a site counts as touching."""
+NEAR_M = 1.0
+"""Distance of two pelvises from which on bodies may touch, metres."""
 CLEAR_DEPTH = 0.15
 """Spread of log depth ratios up to which the scene's depth is believed as it is."""
 
@@ -65,6 +68,8 @@ class Evidence:
     """Whether the camera poses are no unknowns."""
     person_weight: Tensor
     """[T, P] confidence of the body, 0 where absent."""
+    seen: Tensor
+    """[T, P] bool: whether the body rests on an image; a body that is present but not seen bridges a gap."""
     keypoints_px: Tensor
     """[T, P, 23, 2]."""
     keypoint_weight: Tensor
@@ -91,6 +96,8 @@ class Evidence:
     """Initial common plane (normal [3], offset), where the scene has no depth."""
     up: Tensor
     """[3] up direction in the world that the bodies' own axes suggest."""
+    people_near: bool = False
+    """Whether any two people come within `NEAR_M` of each other."""
 
     @property
     def pivot(self) -> float:
@@ -130,18 +137,20 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
     """
     body = BodyParts(_body_model(problem, config))
     tensor = lambda array: torch.from_numpy(np.array(array, np.float32))  # noqa: E731 - a name for a conversion
-    bodies, present = problem.bodies, torch.from_numpy(problem.bodies.present)
+    bodies, seen = bridged_bodies(problem, config.bridge_s), torch.from_numpy(problem.bodies.present)
+    present = torch.from_numpy(bodies.present)
     pose = tensor(_without_empty(bodies.cam_from_body, bodies.present))
     K = tensor(problem.cameras.K)
     betas, body_rot = tensor(bodies.betas), tensor(bodies.body_rot)
     points = body(betas, body_rot, pose)
     person_px = _heights_px(points.joints, K, present)
-    given = tensor(problem.contacts.prob) * present[..., None]
+    # Nobody knows what touches in a gap: even odds, so that the frames around it and the motion decide.
+    given = torch.where(seen[..., None], tensor(problem.contacts.prob), 0.5) * present[..., None]
     dt = tensor(np.diff(problem.timestamps))
     contact = present[..., None] * reestimate(given, dt)
     rotation = tensor(problem.cameras.world_from_cam[:, :3, :3])
     up = body_up(points.joints @ rotation.transpose(-1, -2)[:, None], present)
-    unit, unit_from = _initial_unit(problem, config, points, contact, person_px, up @ rotation)
+    unit, unit_from = _initial_unit(problem, config, points, contact * seen[..., None], person_px, up @ rotation)
     scene = _scene(problem, config, unit, person_px)
     centre = tensor(unit * problem.cameras.world_from_cam[:, :3, 3])
     tracks, held_out = make_tracks(
@@ -156,9 +165,9 @@ def make_evidence(problem: Problem, config: OptimiseConfig) -> Evidence:
         body=body, size=problem.size, dt=dt, K=K, unit=unit, unit_from=unit_from,
         rotation=rotation, centre=centre, root_rot=pose[..., :3, :3], root=pose[..., :3, 3], body_rot=body_rot,
         betas=betas, camera_fixed=problem.cameras_known,
-        person_weight=present * tensor(bodies.confidence).clamp(0.05, 1),
+        person_weight=present * tensor(bodies.confidence).clamp(0.05, 1), seen=seen,
         keypoints_px=tensor(problem.people.keypoints_px),
-        keypoint_weight=tensor(problem.people.keypoint_score) * present[..., None],
+        keypoint_weight=tensor(problem.people.keypoint_score) * seen[..., None],
         metres_per_px=pose[..., 2, 3].clamp(min=0.1) / K[0, 0], person_px=person_px, tracks=tracks,
         held_out=held_out, scene=scene, given_contact=given, contact_prob=contact, align_sd=1.0, partners=None,
         ground=ground, up=up,

@@ -73,6 +73,7 @@ def linearise(situation: Situation, stage: int, width: float) -> Normal:
         residual, weight = made
         distance = smoothed(residual, max(width, term.width))
         strength = factor * weight / weight.sum() * rho_slope(distance, term.gamma) / distance
+        strength = 2 * strength if term.mutual else strength
         if term.reads and term.span == 1:
             still.append(_PointTerm(term, situation, residual, strength))
         elif term.reads:

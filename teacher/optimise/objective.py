@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distill.geometry.cameras import unproject
+from distill.geometry.conventions import SMPL_JOINTS
 from teacher.optimise import terms
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.contacts import FEET
@@ -26,6 +27,14 @@ from teacher.optimise.variables import State, Unknowns
 
 LONG_SIDE: Final = 512.0
 """Pixel residuals of the background are measured in an image whose longer side is this, as in JOSH."""
+SPHERES: Final = {
+    SMPL_JOINTS.index(name): radius
+    for name, radius in (
+        ("pelvis", 0.13), ("spine3", 0.14), ("head", 0.11), ("left_knee", 0.06), ("right_knee", 0.06),
+        ("left_elbow", 0.045), ("right_elbow", 0.045), ("left_wrist", 0.035), ("right_wrist", 0.035),
+    )
+}  # fmt: skip
+"""Joint -> radius of the body about it, metres: what two people cannot share."""
 Weighted = tuple[Tensor, Tensor]
 """Residuals [..., D] and weights [...]."""
 
@@ -56,6 +65,8 @@ class Term:
     """Frames that one row depends on."""
     local: bool = True
     """Whether row i depends on no other point than the field's point i."""
+    mutual: bool = False
+    """Whether each row has a twin that moves the other person: solvers that move all at once count it twice."""
     width: float = 1.0
     """Length up to which residuals count as noise, in their own unit: rho is round there, so that noise is averaged
     and not followed; beyond it rho is what it was. JOSH has no such width: its rho pulls at the least residual."""
@@ -138,6 +149,35 @@ def _penetration(s: Situation) -> Weighted | None:
     return None
 
 
+def _flat_feet(s: Situation) -> Weighted | None:
+    e = s.evidence
+    touching = certainty(e.contact_prob[..., :FEET]) * e.person_weight[..., None]
+    both = touching[..., 0::2] * touching[..., 1::2]
+    if e.partners is not None:
+        normal = e.partners.normal[..., :FEET, :]
+        normal = torch.nn.functional.normalize(normal[..., 0::2, :] + normal[..., 1::2, :], dim=-1)
+        seen = (e.partners.weight[..., :FEET] > 0).to(both)
+        feet, both = s.state.cam.sites[..., :FEET, :], both * seen[..., 0::2] * seen[..., 1::2]
+    elif e.ground is not None:
+        feet, normal = s.state.world.sites[..., :FEET, :], s.state.normal
+    else:
+        return None
+    return terms.flat_feet(feet[..., 0::2, :], feet[..., 1::2, :], normal), both
+
+
+def _people_apart(s: Situation) -> Weighted | None:
+    present = (s.evidence.person_weight > 0).to(s.evidence.person_weight)
+    people = present.shape[1]
+    if people < 2 or not s.evidence.people_near:
+        return None
+    names, radius = zip(*SPHERES.items(), strict=True)
+    joints = s.state.world.joints[..., list(names), :]
+    residual = terms.people_apart(joints, joints.new_tensor(radius))
+    others = 1 - torch.eye(people).to(present)
+    pairs = present[:, :, None] * present[:, None] * others
+    return residual, pairs[..., None].expand(*pairs.shape, len(names) ** 2).flatten(2)
+
+
 def _prior_root_rot(s: Situation) -> Weighted:
     return terms.prior_rotation(s.blocks["root_rot"]), s.evidence.person_weight
 
@@ -203,6 +243,16 @@ TERMS: Final = (
     Term(name="ground_plane", gamma=1.1, make=_ground_plane, width=0.03, reads=("world.sites",)),
     Term(name="ground_up", gamma=1.1, make=_ground_up, width=0.1),
     Term(name="penetration", gamma=1.1, make=_penetration, width=0.03, reads=("cam.sites", "world.sites")),
+    Term(name="flat_feet", gamma=1.1, make=_flat_feet, width=0.01, reads=("cam.sites", "world.sites"), local=False),
+    Term(
+        name="people_apart",
+        gamma=1.1,
+        make=_people_apart,
+        width=0.02,
+        reads=("world.joints",),
+        local=False,
+        mutual=True,
+    ),
     Term(name="prior_root_rot", gamma=1.1, make=_prior_root_rot, width=0.1),
     Term(name="prior_root_pos", gamma=1.1, make=_prior_root_pos, width=0.05),
     Term(name="prior_pose", gamma=1.1, make=_prior_pose, width=0.3),

@@ -105,7 +105,7 @@ def _second_order(
         if evidence.partners is not None:
             fine.evidence.partners = moved_tensors(evidence.partners, torch.float64, device)
         fine.evidence.contact_prob = evidence.contact_prob.to(device, torch.float64)
-        fine.evidence.align_sd = evidence.align_sd
+        fine.evidence.align_sd, fine.evidence.people_near = evidence.align_sd, evidence.people_near
 
     for stage in stages:
         levenberg.descend(fine, free, config, stage, functools.partial(renew, stage), trace)

@@ -111,6 +111,31 @@ def plane_penetration(sites_world: Tensor, normal: Tensor, offset: Tensor) -> Te
     return (-ground_plane(sites_world, normal, offset)).clamp(min=0)
 
 
+def flat_feet(heels: Tensor, toes: Tensor, normal: Tensor) -> Tensor:
+    """Heel and toes of a standing foot are equally high above the surface below it. [..., 1] metres. Not in JOSH.
+
+    r = n . (x_heel - x_toe).
+
+    Args:
+        heels, toes: [..., 3] metres. normal: [..., 3] unit normal of the surface, in the same frame.
+    """
+    return ((heels - toes) * normal).sum(-1, keepdim=True)
+
+
+def people_apart(joints_world: Tensor, radius: Tensor) -> Tensor:
+    """Depth by which spheres about the joints of two people overlap, 0 apart. [T, P, P J J, 1] metres. Not in JOSH.
+
+    r = max(0, a + b - |x_a - x_b|): row (t, p, q, i, j) is joint i of person p and joint j of person q, who is taken
+    as resting; the row (t, q, p, j, i) moves the other one.
+
+    Args:
+        joints_world: [T, P, J, 3] metres. radius: [J] metres.
+    """
+    mine, other = joints_world[:, :, None, :, None], joints_world.detach()[:, None, :, None, :]
+    distance = (mine - other).square().sum(-1).clamp(min=1e-8).sqrt()
+    return (radius[:, None] + radius - distance).clamp(min=0).flatten(2)[..., None]
+
+
 def prior_rotation(increment: Tensor) -> Tensor:
     """L_p, orientation: the rotation vector from the initial rotation to the present one. [..., 3] radians.
 
