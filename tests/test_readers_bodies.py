@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -236,8 +237,6 @@ def test_overlap_of_boxes_by_hand() -> None:
 def test_a_file_of_another_version_is_named_and_nothing_is_written(
     fault: str, words: str, tmp_path: Path, clip: ClipFolder, models: dict[str, Path]
 ) -> None:
-    import pickle
-
     file = write_wham(tmp_path / "w.pkl", people=1)
     content = pickle.loads(file.read_bytes())  # made two lines above
     one = content[3]
@@ -274,6 +273,15 @@ def test_the_licensed_file_must_be_of_the_bodies_own_kind(
 def test_a_path_that_is_not_there_says_so(read: Callable[..., object], tmp_path: Path) -> None:
     with pytest.raises(FootfallError, match=r"expected"):
         read(tmp_path / "none", (480, 270))
+
+
+def test_phalp_lists_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    file = write_phalp(tmp_path / "p.pkl")
+    content = pickle.loads(file.read_bytes())  # made one line above
+    content["img/000004.jpg"]["camera"].pop()
+    file.write_bytes(pickle.dumps(content))
+    with pytest.raises(FootfallError, match=r"img/000004\.jpg: got lists of different lengths"):
+        read_phalp(file, (480, 270))
 
 
 def test_results_of_another_picture_are_refused(models: dict[str, Path], tmp_path: Path) -> None:

@@ -53,8 +53,11 @@ def read_wham(path: Path, size: tuple[int, int]) -> OutsideBodies:
         at = f"{where}, person {name}"
         pose = array_of(at, person, "pose", (None, SMPL_POSE))
         count = len(pose)
-        if "verts" in person:
-            array_of(at, person, "verts", (count, SMPL_VERTICES, 3))
+        if "verts" in person and np.shape(person["verts"]) != (count, SMPL_VERTICES, 3):
+            raise FootfallError(
+                at, got=f"verts of shape {list(np.shape(person['verts']))}", expected=f"[{count}, {SMPL_VERTICES}, 3]",
+                do="give results on the mesh of SMPL",
+            )  # fmt: skip
         rotations = rotations_from_vectors(pose.reshape(count, 24, 3))
         tracks.append(
             make_track(
@@ -170,6 +173,13 @@ def _phalp_people(where: str, frame: Any) -> Iterator[tuple[Any, dict[str, Any],
             )  # fmt: skip
     ages = frame.get("tracked_time", [0] * len(frame["tid"]))
     scores = frame.get("conf", [1.0] * len(frame["tid"]))
+    if len({len(column) for column in (frame["tid"], frame["smpl"], frame["camera"], ages, scores)}) > 1:
+        raise FootfallError(
+            where,
+            got="lists of different lengths",
+            expected="one smpl and one camera per tid",
+            do="write the file again",
+        )
     for tid, smpl, camera, age, score in zip(frame["tid"], frame["smpl"], frame["camera"], ages, scores, strict=True):
         if age == 0:
             yield tid, smpl, np.asarray(camera, np.float64), float(np.asarray(score).reshape(-1)[0])
