@@ -16,6 +16,7 @@ from teacher.optimise.gravity import Gravity, find_gravity, world_from_solved
 from teacher.optimise.measure import Measures
 from teacher.optimise.objective import observed_world
 from teacher.optimise.problem import Problem
+from teacher.optimise.size import scale_report
 from teacher.optimise.solver import Solution
 from teacher.stagefiles import Array, Frames, read_image
 
@@ -69,7 +70,7 @@ def assemble_result(problem: Problem, solution: Solution, measures: Measures, co
             "gravity": {
                 "sd_deg": round(gravity.sd_deg, 2), "reason": gravity.reason, "witnesses": gravity.witnesses,
             },
-            "scale": {"metres_per_unit": evidence.unit * float(state.scale), "first_estimate_from": evidence.unit_from},
+            "scale": scale_report(problem, solution, config),
             "focal_px": {"initial": float(problem.cameras.K[0, 0]), "solved": float(state.K[0, 0])},
             "camera": problem.cameras.kind,
         },
