@@ -9,6 +9,7 @@ import numpy as np
 
 from distill.geometry.conventions import SMPL_JOINTS
 from distill.results import Cameras, Motion, Result
+from teacher.optimise.bridging import bridged_confidence, bridges
 from teacher.optimise.config import OptimiseConfig
 from teacher.optimise.contacts import FEET
 from teacher.optimise.evidence import TOUCHING
@@ -40,7 +41,7 @@ def assemble_result(problem: Problem, solution: Solution, measures: Measures, co
     target_from_solved = (
         world_from_solved(gravity, world_from_cam[0]) if gravity.found else np.linalg.inv(world_from_cam[0])
     )
-    present = problem.bodies.present
+    seen, present = evidence.seen.numpy(), (evidence.person_weight > 0).numpy()
     return Result(
         cameras=Cameras(
             K=state.K.double().numpy(),
@@ -59,7 +60,7 @@ def assemble_result(problem: Problem, solution: Solution, measures: Measures, co
             joints_cam=state.cam.joints.numpy(),
             contact_prob=evidence.contact_prob.numpy(),
             stature=measures.stature,
-            confidence=_confidence(problem, measures),
+            confidence=bridged_confidence(_confidence(problem, measures), seen, present, problem.timestamps),
         ),
         scene_points=(points @ target_from_solved[:3, :3].T + target_from_solved[:3, 3]).astype(np.float32),
         scene_rgb=rgb,
@@ -73,6 +74,7 @@ def assemble_result(problem: Problem, solution: Solution, measures: Measures, co
             "scale": scale_report(problem, solution, config),
             "focal_px": {"initial": float(problem.cameras.K[0, 0]), "solved": float(state.K[0, 0])},
             "camera": problem.cameras.kind,
+            "bridged": bridges(seen, present, problem.timestamps),
         },
     )  # fmt: skip
 

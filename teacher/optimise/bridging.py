@@ -10,6 +10,7 @@ follow from it. Long gaps stay gaps. Not in JOSH, whose tracks are cut at every 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -23,6 +24,11 @@ CONFIDENCE: Final = 0.05
 """Confidence of a bridged body in the solve: as low as that of the worst body that was seen."""
 NEAREST_M: Final = 0.3
 """A gap in which the body would come nearer to the camera's plane than this is not bridged, metres."""
+DRIFT_MPS: Final = 0.5
+"""How fast the mean error of a bridged body's joints grows, metres for each second to the nearest sighting: measured
+on synthetic people who walk, jog and turn (docs/long-videos.md)."""
+GOOD_M: Final = 0.05
+"""Doubt at which the confidence of a bridged body has halved, metres."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -51,7 +57,7 @@ def find_gaps(present: Array, timestamps: Array, longest_s: float) -> list[Gap]:
     gaps = []
     for person in range(present.shape[1]):
         frames = np.flatnonzero(present[:, person])
-        for before, after in zip(frames[:-1], frames[1:], strict=True):
+        for before, after in pairwise(frames):
             lasts = timestamps[after] - timestamps[before + 1]
             if after > before + 1 and lasts <= longest_s + 1e-6:
                 gaps.append(Gap(person=person, before=int(before), after=int(after)))
@@ -88,6 +94,48 @@ def bridged_bodies(problem: Problem, longest_s: float) -> BodyInit:
     return replace(
         bodies, present=present, confidence=confidence, body_rot=body_rot, cam_from_body=cam_from_body
     )  # fmt: skip
+
+
+def doubt_m(seen: Array, present: Array, timestamps: Array) -> Array:
+    """[T, P] standard deviation of a bridged body's joints, metres; 0 where it is seen (or absent).
+
+    Grows with the time to the nearest sighting: `DRIFT_MPS`.
+
+    Args:
+        seen, present: [T, P] bool. timestamps: [T] seconds.
+    """
+    doubt = np.zeros(present.shape)
+    for person in range(present.shape[1]):
+        known, guessed = np.flatnonzero(seen[:, person]), np.flatnonzero(present[:, person] & ~seen[:, person])
+        if len(guessed):
+            away = np.abs(timestamps[guessed][:, None] - timestamps[known]).min(-1)
+            doubt[guessed, person] = DRIFT_MPS * away
+    return doubt
+
+
+def bridged_confidence(confidence: Array, seen: Array, present: Array, timestamps: Array) -> Array:
+    """Confidences [T, P] with those of bridged bodies filled in.
+
+    They run straight from one sighting to the other and are divided by `1 + (doubt / GOOD_M)^2`.
+    """
+    filled, doubt = confidence.copy(), doubt_m(seen, present, timestamps)
+    for person in np.flatnonzero((doubt > 0).any(0)):
+        known, guessed = seen[:, person], doubt[:, person] > 0
+        ends = np.interp(timestamps[guessed], timestamps[known], confidence[known, person])
+        filled[guessed, person] = ends / (1 + (doubt[guessed, person] / GOOD_M) ** 2)
+    return filled
+
+
+def bridges(seen: Array, present: Array, timestamps: Array) -> list[dict[str, float]]:
+    """What was bridged, for people to read: person, first frame, frames, and the largest doubt in metres."""
+    doubt, found = doubt_m(seen, present, timestamps), []
+    for gap in find_gaps(seen, timestamps, np.inf):
+        if present[gap.inside, gap.person].all():
+            found.append({
+                "person": gap.person, "first_frame": gap.before + 1, "frames": gap.after - gap.before - 1,
+                "doubt_m": round(float(doubt[gap.inside, gap.person].max()), 3),
+            })  # fmt: skip
+    return found
 
 
 def _between(ends: Array, done: Array) -> Array:

@@ -111,17 +111,17 @@ def measure(state: State, evidence: Evidence, config: OptimiseConfig) -> Measure
         witness_log=_witness_log(state, e, ratio, valid),
         contact_kept=_kept(e),
         stature=e.body.model.stature(state.betas).numpy(),
-        **_changes(state, e, present),
+        **_changes(state, e),
     )
 
 
-def _changes(state: State, e: Evidence, present: Tensor) -> dict[str, Array]:
+def _changes(state: State, e: Evidence) -> dict[str, Array]:
     """What the solve did to the bodies. Large changes mean bad initial values, which are never mended whole."""
     pose = rotation_angle(e.body_rot, state.body_rot).square().mean(-1).sqrt()
     root = rotation_angle(e.root_rot, state.cam_from_body[..., :3, :3])
     depth = (state.root[..., 2].clamp(min=0.05) / e.root[..., 2].clamp(min=0.05)).log().abs()
     changes = {"pose_change": pose, "root_change": root, "depth_change": depth}
-    return {name: torch.where(present, values, torch.nan).numpy() for name, values in changes.items()}
+    return {name: torch.where(e.seen, values, torch.nan).numpy() for name, values in changes.items()}
 
 
 def _against_scene(state: State, e: Evidence, config: OptimiseConfig) -> tuple[Tensor, Tensor, Tensor]:

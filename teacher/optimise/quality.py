@@ -193,8 +193,12 @@ def _scale_is_a_guess(result: Result, measures: Measures) -> str:
 
 
 def _frame_weight(result: Result, measures: Measures, config: QualityConfig) -> Array:
-    """[T, P]: product of a factor for each number of the frame; 1 up to its limit, then falling."""
+    """[T, P]: product of a factor for each number of the frame; 1 up to its limit, then falling.
+
+    A body that no image speaks for, such as a bridged one, counts by its confidence.
+    """
     weight = result.motion.present * np.where(result.cameras.valid, 1.0, POSE_LIMIT)[:, None]
+    weight = weight * np.where(np.isnan(measures.keypoint_rel), result.motion.confidence, 1.0)
     for values, limit in (
         (measures.keypoint_rel, config.keypoint_rel.weight),
         (measures.slip, config.slip_mps.weight),
