@@ -19,7 +19,7 @@ class TermWeights:
     """L_3D, stage 1."""
     scene_2d: float = 30.0
     """L_2D, stage 2; pixels of an image whose longer side is 512."""
-    contact_align: float = 0.5
+    contact_align: float = 0.3
     """L_c1, both stages; 0 also takes depth away from the first estimate of the scale."""
     contact_still: float = 1.0
     """L_c2, both stages; 0 also takes stillness away from that estimate."""
@@ -43,7 +43,7 @@ class TermWeights:
     """L_p, shape."""
     stature: float = 0.02
     """Stature against that of the population."""
-    smooth: float = 0.8
+    smooth: float = 1.15
     """Acceleration of the joints."""
     keypoints_2d: float = 10.0
     """L_2dkp, reprojection of the body's keypoints."""

@@ -35,6 +35,8 @@ SPHERES: Final = {
     )
 }  # fmt: skip
 """Joint -> radius of the body about it, metres: what two people cannot share."""
+STEADINESS: Final = [0.6 if name.endswith(("elbow", "wrist", "hand")) else 1.0 for name in SMPL_JOINTS]
+"""[24] weight of each joint in `smooth`: arms may be quick."""
 Weighted = tuple[Tensor, Tensor]
 """Residuals [..., D] and weights [...]."""
 
@@ -205,7 +207,7 @@ def _smooth(s: Situation) -> Weighted:
     present = (s.evidence.person_weight > 0).to(s.evidence.person_weight)
     weight = present[2:] * present[1:-1] * present[:-2]
     residual = terms.smooth(s.state.world.joints, s.evidence.dt)
-    return residual, weight[..., None].expand(residual.shape[:-1])
+    return residual, weight[..., None] * residual.new_tensor(STEADINESS)
 
 
 def _camera_smooth(s: Situation) -> Weighted | None:
@@ -258,7 +260,7 @@ TERMS: Final = (
     Term(name="prior_pose", gamma=1.1, make=_prior_pose, width=0.3),
     Term(name="prior_shape", gamma=1.1, make=_prior_shape, width=1.0),
     Term(name="stature", gamma=1.1, make=_stature, width=1.0),
-    Term(name="smooth", gamma=1.1, make=_smooth, width=0.05, reads=("world.joints",), span=3),
+    Term(name="smooth", gamma=0.4, make=_smooth, width=0.05, reads=("world.joints",), span=3),
     Term(name="camera_smooth", gamma=1.1, make=_camera_smooth, width=0.01),
     Term(name="keypoints_2d", gamma=0.4, make=_keypoints_2d, width=0.015, reads=("cam.keypoints",)),
     Term(name="scale_tie", gamma=1.1, make=_scale_tie, width=1.0),
