@@ -26,7 +26,7 @@ NEAREST_M: Final = 0.3
 """A gap in which the body would come nearer to the camera's plane than this is not bridged, metres."""
 DRIFT_MPS: Final = 0.5
 """How fast the mean error of a bridged body's joints grows, metres for each second to the nearest sighting: measured
-on synthetic people who walk, jog and turn (docs/long-videos.md)."""
+on synthetic people who walk, jog and turn (docs/teacher.md)."""
 GOOD_M: Final = 0.05
 """Doubt at which the confidence of a bridged body has halved, metres."""
 
