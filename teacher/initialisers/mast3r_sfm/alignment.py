@@ -15,7 +15,7 @@ import roma
 import torch
 from torch import Tensor
 
-from teacher.initialisers.mast3r_sfm.canonical import BLOCK, Canonical
+from teacher.initialisers.mast3r_sfm.canonical import BLOCK, Canonical, anchor_grid
 from teacher.initialisers.mast3r_sfm.matching import Matches
 from teacher.initialisers.mast3r_sfm.tree import Tree
 from teacher.optimise.robust import rho
@@ -194,8 +194,7 @@ class _Anchored:
 
 
 def _anchor_ratio(view: Canonical) -> Tensor:
-    from teacher.initialisers.mast3r_sfm.canonical import anchor_grid
-
+    """[h, w] ratios at the anchors themselves."""
     rows, columns = anchor_grid(*view.ratio.shape)
     return view.ratio[rows][:, columns]
 

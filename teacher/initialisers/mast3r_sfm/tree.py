@@ -29,8 +29,8 @@ def spanning_tree(matches: Array) -> Tree:
 def ward_tree(matches: Array, patches: Array) -> Tree:
     """The tree of merges of a hierarchical clustering by Ward's linkage (MASt3R-SfM's choice).
 
-    Similarity is min(1, matches / (3 min(patches))), distance 1 - similarity, and 2 without a match. Each merge joins the
-    representatives of two clusters; of the two the image with more matches stands for both.
+    Similarity is min(1, matches / (3 min(patches))), distance 1 - similarity, and 2 without a match. Each merge joins
+    the representatives of two clusters; of the two the image with more matches stands for both.
 
     Args:
         matches: [N, N] number of matches of each pair, symmetric. patches: [N] number of depth anchors of each image.
