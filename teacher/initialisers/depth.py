@@ -8,7 +8,7 @@ points. All other frames get the points of the two keyframes around them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distill.errors import require
 from teacher.initialisers.background import FrameReader
+from teacher.initialisers.depth_models import DepthModelConfig, run_depth_model
 from teacher.initialisers.registry import Outcome, Report, StageMissingError, register
 from teacher.stagefiles import CameraInit, DepthInit
 from teacher.workspace import ClipFolder
@@ -28,7 +29,9 @@ class DepthConfig:
     """Dense depth."""
 
     use: str = "sweep"
-    """Registered initialiser, or files:FOLDER."""
+    """sweep, transformers (a network, docs/neural.md), or files:FOLDER."""
+    network: DepthModelConfig = field(default_factory=DepthModelConfig)
+    """For use=transformers."""
     long_side: int = 160
     """Longer side of the depth maps, pixels."""
     planes: int = 80
@@ -94,6 +97,12 @@ def run(clip: ClipFolder, config: DepthConfig, report: Report) -> Outcome:
             "agreement_with_points": round(_agreement(sweep, maps), 4),
         }
     )
+
+
+@register("depth", "transformers", needs=("frames", "people", "cameras"), licence="Apache-2.0 (weights: their own)")
+def run_network(clip: ClipFolder, config: DepthConfig, report: Report) -> Outcome:
+    """Depth of the background by a network for single images (`depth_models`)."""
+    return run_depth_model(clip, config.network, config.long_side, report)
 
 
 def _small_grey(sweep: _Sweep, index: int, cache: dict[int, Array]) -> Array:
