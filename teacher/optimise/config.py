@@ -111,7 +111,7 @@ class LevenbergConfig:
     """The same at the end."""
     search_every: int = 2
     """Iterations between two searches for the scene partners of contacts."""
-    tolerance: float = 1e-3
+    tolerance: float = 3e-4
     """A stage ends when an iteration lowers the objective by less than this share."""
 
     def __post_init__(self) -> None:

@@ -24,6 +24,8 @@ from teacher.optimise.tangent import FOCAL, PLANE, SCALE
 from teacher.optimise.trace import Trace
 from teacher.optimise.variables import BLOCKS, Unknowns
 
+LEAST_STEPS = 3
+"""Iterations that a stage takes even if the objective hardly falls: contacts are found again in between."""
 MOST_DAMPING = 1e8
 """Beyond this a step is too short to matter."""
 
@@ -101,7 +103,7 @@ def descend(
         normal = linearise(situation, stage, width)
         normal.freeze_person(keep.person)
         gain, damping = _try(unknowns, normal, keep, config, stage, width, float(before), damping)
-        if gain < settings.tolerance and iteration % settings.search_every != 0 and iteration >= steps // 2:
+        if gain < settings.tolerance and iteration >= LEAST_STEPS:
             break
     if steps:
         trace.add(stage, steps, steps + 1, cost(_situation(unknowns, config), stage, settings.last_width)[1])
