@@ -121,8 +121,8 @@ def _try(
             unknowns.blocks = moved_blocks(start, step)
             after = float(cost(_situation(unknowns, config), stage, width)[0])
             if after < before:
-                return (before - after) / before, max(damping / 5, 1e-9)
-        damping = max(4 * damping, 1e-6)
+                return (before - after) / before, max(damping / 2, 1e-9)
+        damping = max(6 * damping, 1e-6)
     unknowns.blocks = start
     return 0.0, config.levenberg.damping
 
