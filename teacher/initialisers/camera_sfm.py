@@ -57,7 +57,7 @@ class SfmConfig:
 
 
 @dataclass(kw_only=True)
-class _Map:
+class SparseMap:
     """What the mapper returns, in plain arrays."""
 
     K: Array
@@ -124,8 +124,8 @@ def solve_sfm(
     report(0.7, "resection of the other frames")
     observations = dict(best.observations)
     cam_from_world = dict(best.cam_from_world)
-    _resect_all(reader, best, cam_from_world, observations, config)
-    init = _to_init(reader, best, cam_from_world, observations, config, focal_known=K is not None)
+    resect_all(reader, best, cam_from_world, observations, config)
+    init = to_init(reader, best, cam_from_world, observations, config, focal_known=K is not None)
     summary = {
         "keyframes": len(keyframes),
         "keyframes_registered": registered,
@@ -138,7 +138,9 @@ def solve_sfm(
     return init, summary
 
 
-def _second_opinion(reader: FrameReader, keyframes: list[int], config: SfmConfig, found: _Map, guess: float) -> _Map:
+def _second_opinion(
+    reader: FrameReader, keyframes: list[int], config: SfmConfig, found: SparseMap, guess: float
+) -> SparseMap:
     """Map again at the guessed focal length if the found one is hard to believe.
 
     Walking straight ahead, or past a flat background, hardly tells the focal length, and a map with a wrong one
@@ -162,7 +164,7 @@ def _denser(config: SfmConfig) -> SfmConfig:
 
 def _map_keyframes(
     reader: FrameReader, keyframes: list[int], config: SfmConfig, K: Array | None, *, exhaustive: bool
-) -> _Map | None:
+) -> SparseMap | None:
     """Run pycolmap; the model with the most registered images, or None."""
     colmap = require("pycolmap", extra="teacher")
     colmap.logging.minloglevel = 3
@@ -203,7 +205,7 @@ def _map_keyframes(
         return _from_model(largest)
 
 
-def _from_model(model: Any) -> _Map:
+def _from_model(model: Any) -> SparseMap:
     camera = next(iter(model.cameras.values()))
     point_ids = sorted(model.points3D)
     index_of = {point: k for k, point in enumerate(point_ids)}
@@ -217,7 +219,7 @@ def _from_model(model: Any) -> _Map:
         cam_from_world[frame] = pose
         seen = [(index_of[p.point3D_id], p.xy) for p in image.points2D if p.has_point3D()]
         observations[frame] = (np.array([s[0] for s in seen], int), np.array([s[1] for s in seen]).reshape(-1, 2))
-    return _Map(
+    return SparseMap(
         K=np.asarray(camera.calibration_matrix(), np.float64),
         cam_from_world=cam_from_world,
         points=np.array([model.points3D[p].xyz for p in point_ids]),
@@ -227,9 +229,9 @@ def _from_model(model: Any) -> _Map:
     )
 
 
-def _resect_all(
-    reader: FrameReader, mapped: _Map, cam_from_world: dict[int, Array], observations: dict[int, tuple[Array, Array]],
-    config: SfmConfig,
+def resect_all(
+    reader: FrameReader, mapped: SparseMap, cam_from_world: dict[int, Array],
+    observations: dict[int, tuple[Array, Array]], config: SfmConfig,
 ) -> None:  # fmt: skip
     """Walk outwards from every keyframe, following its points and solving each frame's pose."""
     keyframes = sorted(mapped.cam_from_world)
@@ -242,7 +244,7 @@ def _resect_all(
 
 
 def _walk(
-    reader: FrameReader, mapped: _Map, keyframe: int, frames: range, cam_from_world: dict[int, Array],
+    reader: FrameReader, mapped: SparseMap, keyframe: int, frames: range, cam_from_world: dict[int, Array],
     observations: dict[int, tuple[Array, Array]], config: SfmConfig,
 ) -> None:  # fmt: skip
     points, pixels = (array.copy() for array in mapped.observations[keyframe])
@@ -283,8 +285,8 @@ def _resect(points: Array, pixels: Array, K: Array, guess: Array, config: SfmCon
     return pose, chosen
 
 
-def _to_init(
-    reader: FrameReader, mapped: _Map, cam_from_world: dict[int, Array],
+def to_init(
+    reader: FrameReader, mapped: SparseMap, cam_from_world: dict[int, Array],
     observations: dict[int, tuple[Array, Array]], config: SfmConfig, *, focal_known: bool,
 ) -> CameraInit:  # fmt: skip
     """The stage's file; the world becomes the first registered camera."""

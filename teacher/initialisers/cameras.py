@@ -12,6 +12,7 @@ from distill.errors import FootfallError
 from teacher.initialisers.background import FrameReader, follow_background, path_lengths
 from teacher.initialisers.camera_rotation import RotationFit, fit_rotations
 from teacher.initialisers.camera_sfm import SfmConfig, solve_sfm
+from teacher.initialisers.mast3r_sfm.config import Mast3rSfmConfig
 from teacher.initialisers.registry import Outcome, Report, register
 from teacher.stagefiles import CameraInit, Frames
 from teacher.workspace import ClipFolder
@@ -27,7 +28,7 @@ class CamerasConfig:
     """Camera initialisation."""
 
     use: str = "auto"
-    """auto, known, static, colmap, files:FOLDER, or FORMAT:PATH of another system (docs/initialisers.md)."""
+    """auto, known, static, colmap, mast3r, files:FOLDER, or FORMAT:PATH of another system (docs/initialisers.md)."""
     focal_guess: float = 0.8
     """Focal length where nothing tells it, as a multiple of the image diagonal (a phone's main lens, filming)."""
     static_residual: float = 0.003
@@ -38,6 +39,8 @@ class CamerasConfig:
     """A camera in place is taken as fixed if the background moves less than this share of the longer side."""
     sfm: SfmConfig = field(default_factory=SfmConfig)
     """Moving cameras."""
+    mast3r: Mast3rSfmConfig = field(default_factory=Mast3rSfmConfig)
+    """For use=mast3r (docs/neural.md)."""
 
     def __post_init__(self) -> None:
         if self.focal_guess <= 0 or not 0 < self.static_share <= 1:
@@ -98,6 +101,17 @@ def run_colmap(clip: ClipFolder, config: CamerasConfig, report: Report) -> Outco
     reader = FrameReader(clip)
     chunks = follow_background(reader, report=lambda fraction, text: report(0.2 * fraction, text))
     return _write_sfm(clip, reader, chunks, config, report)
+
+
+@register(
+    "cameras", "mast3r", needs=("frames", "people"),
+    licence="Apache-2.0 (weights of MASt3R: CC-BY-NC-SA-4.0, non-commercial, further terms of its training sets)",
+)  # fmt: skip
+def run_mast3r(clip: ClipFolder, config: CamerasConfig, report: Report) -> Outcome:
+    """A moving camera by a pairwise pointmap network and sparse global alignment (`mast3r_sfm`)."""
+    from teacher.initialisers.mast3r_sfm import cameras
+
+    return cameras.run_mast3r(clip, config.mast3r, config.sfm, report)
 
 
 def _rotation_fit(reader: FrameReader, chunks: list[Any], config: CamerasConfig) -> RotationFit:

@@ -217,7 +217,7 @@ def align(views: Sequence[Canonical], pairs: Sequence[Pair], tree: Tree, config:
         for parts in anchored
     ]
     begin = _starts(pairs, len(views))
-    sure = [k for k, pair in enumerate(pairs) if float(pair.matches.confidence.max()) > config.least_match]
+    sure = [k for k, pair in enumerate(pairs) if bool((pair.matches.confidence > config.least_match).any())]
     result: list[Aligned] = []
     losses: list[float] = []
     for stage in (1, 2):
@@ -284,8 +284,6 @@ def _pointmap_loss(
 ) -> Tensor:  # fmt: skip
     """Pairs without a confident match: the second image's own points against what the pair says of them."""
     _, pose, _, _ = decoded
-    scale = torch.stack(scene.log_scale).exp()
-    gauge = 1 / scale.min()
     total, weight = pose.new_zeros(()), 0.0
     for k in set(range(len(pairs))) - set(sure):
         pair = pairs[k]
@@ -297,7 +295,7 @@ def _pointmap_loss(
             torch.meshgrid(torch.arange(0, width, BLOCK), torch.arange(0, height, BLOCK), indexing="xy"), -1
         )
         own = _Anchored.of(views[pair.second], grid.reshape(-1, 2)).world(scene, decoded, pair.second)
-        moved = gauge * scale[pair.first] * seen @ pose[pair.first, :3, :3].T + pose[pair.first, :3, 3]
+        moved = seen @ pose[pair.first, :3, :3].T + pose[pair.first, :3, 3]
         total = total + (confidence * rho(_length(own - moved), 1.1)).sum()
         weight += float(confidence.sum())
     return total / max(weight, 1e-9)
