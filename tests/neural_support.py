@@ -78,3 +78,31 @@ def tiny_depth_pro(folder: Path) -> Path:
     )  # fmt: skip
     processor = DepthProImageProcessor(size={"height": 64, "width": 64})
     return save(DepthProForDepthEstimation(config), processor, folder)
+
+
+def tiny_sam2(folder: Path, side: int = 128) -> Path:
+    """SAM 2 for videos."""
+    from transformers import Sam2ImageProcessor, Sam2VideoConfig, Sam2VideoModel, Sam2VideoProcessor
+    from transformers.models.sam2_video.video_processing_sam2_video import Sam2VideoVideoProcessor
+
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "sam2_hiera_det_model", "image_size": [side, side], "hidden_size": 8, "num_attention_heads": 1,
+        "blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [8, 16, 32, 64], "global_attention_blocks": [3],
+        "num_attention_heads_per_stage": [1, 1, 2, 2], "window_size_per_stage": [4, 4, 4, 4],
+    }  # fmt: skip
+    vision = {
+        "model_type": "sam2_vision_model", "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8],
+        "backbone_feature_sizes": [[side // k, side // k] for k in (4, 8, 16)], "fpn_hidden_size": 128,
+    }  # fmt: skip
+    config = Sam2VideoConfig(
+        vision_config=vision, prompt_encoder_config={"hidden_size": 128, "image_size": side, "patch_size": 16},
+        mask_decoder_config={"hidden_size": 128, "mlp_dim": 16, "iou_head_hidden_dim": 16, "num_attention_heads": 2},
+        image_size=side, memory_attention_hidden_size=128, memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=32, memory_attention_rope_feat_sizes=[side // 16, side // 16],
+        memory_encoder_hidden_size=128, memory_encoder_output_channels=64, mask_downsampler_embed_dim=128,
+        memory_fuser_embed_dim=128, memory_fuser_intermediate_dim=32, num_maskmem=3,
+    )  # fmt: skip
+    size = {"height": side, "width": side}
+    images = Sam2ImageProcessor(size=size, mask_size={"height": side // 4, "width": side // 4})
+    return save(Sam2VideoModel(config), Sam2VideoProcessor(images, Sam2VideoVideoProcessor(size=size)), folder)

@@ -10,6 +10,7 @@ from distill.errors import FootfallError
 from distill.people.blazepose import Pose
 from distill.people.tracker import PeopleTracker, TrackerConfig, identity_map
 from distill.people.weights import ALL_WEIGHTS
+from teacher.initialisers.masks_sam import MasksConfig, refine_masks
 from teacher.initialisers.registry import Outcome, Report, register
 from teacher.initialisers.sides import restore_sides
 from teacher.stagefiles import Frames, People, read_image, write_image
@@ -28,6 +29,8 @@ class PeopleConfig:
     """Shorter tracks are dropped, unless the whole clip is shorter."""
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     """Frame-by-frame following."""
+    masks: MasksConfig = field(default_factory=MasksConfig)
+    """Which masks people have."""
 
     def __post_init__(self) -> None:
         if self.max_people < 1 or self.min_track_frames < 1:
@@ -66,13 +69,16 @@ def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
         report(0.9 + 0.1 * index / count, f"mask {index}")
         present = [(k, tracks[name][index]) for k, name in enumerate(kept) if index in tracks[name]]
         write_image(People.mask_path(folder, index), identity_map(present, (frames.size[0], frames.size[1])))
+    weights = {w.id: {"sha256": w.sha256, "licence": w.licence} for w in ALL_WEIGHTS}
+    if config.masks.use == "sam":
+        weights |= refine_masks(clip, people, config.masks, report)
     return Outcome(
         summary={
             "found": len(tracks), "kept": len(kept), "visible_frames": people.visible.sum(0).tolist(),
             "sides_restored_frames": exchanged,
             "mean_score": round(float(people.score[people.visible].mean()), 3),
         },
-        weights={w.id: {"sha256": w.sha256, "licence": w.licence} for w in ALL_WEIGHTS},
+        weights=weights,
     )  # fmt: skip
 
 
