@@ -152,7 +152,7 @@ def fit_line(x: Array, y: Array, *, shift: bool, rounds: int = 30) -> tuple[floa
     Relative residuals, because an error in inverse depth counts in proportion to the depth that it spoils.
     """
     design = np.stack((x, np.ones_like(x) if shift else np.zeros_like(x)), -1)
-    weight = np.ones_like(y)
+    weight: Array = np.ones_like(y)
     solution = np.zeros(2)
     for _ in range(rounds):
         root = np.sqrt(weight)[:, None] / y[:, None]

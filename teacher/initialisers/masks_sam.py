@@ -134,7 +134,8 @@ class VideoMasks:
 
         People are followed one after the other, as the network wants a prompt for everybody in its first frame.
         """
-        torch, found = self._torch, {}
+        torch = self._torch
+        found: dict[int, Array] = {}
         if not boxes:
             return found
         self._session.reset_inference_session()
