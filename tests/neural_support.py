@@ -106,3 +106,34 @@ def tiny_sam2(folder: Path, side: int = 128) -> Path:
     size = {"height": side, "width": side}
     images = Sam2ImageProcessor(size=size, mask_size={"height": side // 4, "width": side // 4})
     return save(Sam2VideoModel(config), Sam2VideoProcessor(images, Sam2VideoVideoProcessor(size=size)), folder)
+
+
+def tiny_sam3(folder: Path, side: int = 112) -> Path:
+    """The tracker of SAM 3."""
+    from transformers import (
+        Sam3ImageProcessor,
+        Sam3TrackerVideoConfig,
+        Sam3TrackerVideoModel,
+        Sam3TrackerVideoProcessor,
+    )
+    from transformers.models.sam2_video.video_processing_sam2_video import Sam2VideoVideoProcessor
+
+    torch.manual_seed(0)
+    backbone = {
+        "model_type": "sam3_vit_model", "image_size": side, "pretrain_image_size": side, "patch_size": 14,
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "window_size": 4,
+        "global_attn_indexes": [1],
+    }  # fmt: skip
+    config = Sam3TrackerVideoConfig(
+        vision_config={"model_type": "sam3_vision_model", "backbone_config": backbone, "fpn_hidden_size": 128},
+        prompt_encoder_config={"hidden_size": 128, "image_size": side, "patch_size": 14},
+        mask_decoder_config={"hidden_size": 128, "mlp_dim": 16, "iou_head_hidden_dim": 16, "num_attention_heads": 2},
+        image_size=side, memory_attention_hidden_size=128, memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=32, memory_encoder_hidden_size=128, mask_downsampler_embed_dim=128,
+        memory_fuser_embed_dim=128, memory_fuser_intermediate_dim=128, num_maskmem=3,
+    )  # fmt: skip
+    size = {"height": side, "width": side}
+    images = Sam3ImageProcessor(size=size, mask_size={"height": side // 14 * 4, "width": side // 14 * 4})
+    return save(
+        Sam3TrackerVideoModel(config), Sam3TrackerVideoProcessor(images, Sam2VideoVideoProcessor(size=size)), folder
+    )

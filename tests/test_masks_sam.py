@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from camera_support import clip_of, quiet
-from neural_support import tiny_sam2
+from neural_support import tiny_sam2, tiny_sam3
 from numpy.typing import NDArray
 
 from distill.errors import FootfallError
@@ -35,9 +35,11 @@ def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_sam2(tmp_path_factory.mktemp("sam") / "sam2")
 
 
-def test_a_network_follows_every_person_through_every_frame(sam2: Path) -> None:
+@pytest.mark.parametrize("generation", [2, 3])
+def test_a_network_follows_every_person_through_every_frame(generation: int, sam2: Path, tmp_path: Path) -> None:
+    folder = sam2 if generation == 2 else tiny_sam3(tmp_path / "sam3")
     video = list(np.random.default_rng(0).integers(0, 255, (4, 60, 80, 3), dtype=np.uint8))
-    tracker = VideoMasks(find_pretrained(str(sam2)), video)
+    tracker = VideoMasks(find_pretrained(str(folder)), video)
     first = tracker.follow({1: np.array([5, 5, 30, 50]), 3: np.array([6, 5, 31, 50])})
     second = tracker.follow({2: np.array([40, 5, 70, 50])})
     assert sorted(first) == sorted(second) == [0, 1, 2, 3]  # also before the first prompt

@@ -153,7 +153,7 @@ def fit_line(x: Array, y: Array, *, shift: bool, rounds: int = 30) -> tuple[floa
     """
     design = np.stack((x, np.ones_like(x) if shift else np.zeros_like(x)), -1)
     weight: Array = np.ones_like(y)
-    solution = np.zeros(2)
+    solution: Array = np.zeros(2)
     for _ in range(rounds):
         root = np.sqrt(weight)[:, None] / y[:, None]
         solution = np.linalg.lstsq(design * root, y * root[:, 0], rcond=None)[0]
