@@ -134,6 +134,8 @@ def tiny_sam3(folder: Path, side: int = 112) -> Path:
     )  # fmt: skip
     size = {"height": side, "width": side}
     images = Sam3ImageProcessor(size=size, mask_size={"height": side // 14 * 4, "width": side // 14 * 4})
+    model = Sam3TrackerVideoModel(config)
+    torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.proj_out.bias, 1e3)  # or it sees nobody anywhere
     return save(
         Sam3TrackerVideoModel(config), Sam3TrackerVideoProcessor(images, Sam2VideoVideoProcessor(size=size)), folder
     )
