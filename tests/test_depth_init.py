@@ -79,7 +79,7 @@ def test_depth_of_a_drawn_scene(drawn: tuple[ClipFolder, Result, Array]) -> None
     true_small = at_size(true_depth, 90, 160)
     both = (depth > 0) & (true_small > 0)
     error = np.abs(depth / 0.37 / np.where(both, true_small, 1) - 1)
-    assert np.median(error[both]) < 0.03 and np.quantile(error[both], 0.9) < 0.12
+    assert np.median(error[both]) < 0.03 and np.quantile(error[both], 0.9) < 0.14
     assert both.sum() > 0.8 * (true_small > 0).sum()
     # Frames between the swept ones are as good, not copies of their neighbours.
     between = np.array([k for k in range(18) if k % 4 and k != 17])
