@@ -106,7 +106,7 @@ class BodyModel(nn.Module):
         return self.shapedirs.shape[-1]
 
     def pelvis_offset(self, betas: Tensor) -> Tensor:
-        """Where the model's own file has the pelvis at rest, J0(beta) [..., 3], metres; its `transl` is added to that."""
+        """Where the model's own file has the pelvis at rest, J0(beta) [..., 3], metres; its `transl` adds to that."""
         return self.pelvis_template + torch.einsum("db,...b->...d", self.pelvis_shapedirs, betas)
 
     def rest_joints(self, betas: Tensor) -> Tensor:
