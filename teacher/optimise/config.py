@@ -127,7 +127,7 @@ class LevenbergConfig:
 class WindowConfig:
     """Windows of long videos; the joint solve of all frames begins at what they say together."""
 
-    longest: int = 480
+    longest: int = 1200
     """Frames up to which a clip is solved without windows."""
     length: int = 120
     """Frames of a window."""
