@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill.errors import FootfallError
 from distill.synthetic import ClipSpec, make_clip
 from teacher.optimise.config import OptimiseConfig, TermWeights
 from teacher.optimise.degrade import Degradation, problem_from_truth
@@ -18,9 +19,10 @@ from teacher.optimise.evidence import make_evidence
 from teacher.optimise.levenberg import moved_blocks
 from teacher.optimise.linearise import cost, linearise
 from teacher.optimise.normal import Normal, Step
-from teacher.optimise.objective import TERMS, Situation
+from teacher.optimise.objective import TERMS, Situation, Term
 from teacher.optimise.precision import moved_tensors
 from teacher.optimise.robust import rho_slope, smoothed
+from teacher.optimise.solver import solve as solve_clip
 from teacher.optimise.tangent import COMMON, FRAME, PERSON
 from teacher.optimise.variables import Unknowns
 
@@ -35,9 +37,11 @@ WIDTH = 0.05
 def situation(kind: str) -> tuple[Unknowns, OptimiseConfig]:
     """A small problem of two people, at a point away from everything special."""
     clip = make_clip(ClipSpec(id="two", seed=5, frames=8, fps=10.0, people=2, camera="walk", objects=4))
-    wrong = WRONG if kind == "sfm" else replace(WRONG, cameras=kind, focal=1.0, unit=1.0)
+    wrong = replace(WRONG, cameras="static", focal=1.0, unit=1.0) if kind == "static" else WRONG
     config = OptimiseConfig(track_gaps=[1, 3], pairs_per_frame=8)
-    evidence = make_evidence(problem_from_truth(clip, wrong, points=60), config)
+    problem = problem_from_truth(clip, wrong, points=60)
+    problem.cameras.metric = kind == "metric"
+    evidence = make_evidence(problem, config)
     unknowns = Unknowns(moved_tensors(evidence, torch.float64, torch.device("cpu")))
     generator = torch.Generator().manual_seed(1)
     unknowns.blocks = {
@@ -87,16 +91,23 @@ def only(config: OptimiseConfig, name: str) -> OptimiseConfig:
     return replace(config, weights=TermWeights(**{**off, name: 1.0}))
 
 
-@pytest.mark.parametrize("kind", ["sfm", "static"])
-@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.name)
-def test_gradient_and_curvature_of_every_term(term, kind: str) -> None:
+MOVING, GROUND = ("scene_3d", "scene_2d", "contact_align", "camera_smooth"), ("ground_plane", "ground_up")
+CASES = [
+    *((term, "metric" if term.name == "scale_prior" else "sfm") for term in TERMS if term.name not in GROUND),
+    *((term, "static") for term in TERMS if term.name not in (*MOVING, "scale_prior")),
+]
+"""Every term with the kinds of camera that it applies to: one that does not apply where it should is a failure."""
+
+
+@pytest.mark.parametrize(("term", "kind"), CASES, ids=lambda part: getattr(part, "name", part))
+def test_gradient_and_curvature_of_every_term(term: Term, kind: str) -> None:
     unknowns, config = situation(kind)
     config, stage, small = only(config, term.name), term.stages[0], 1e-6
     here = at(unknowns, config, unknowns.blocks)
     made = term.make(here)
-    if made is None or float(made[1].sum()) == 0:
-        pytest.skip(f"{term.name} does not apply to a {kind} camera")
+    assert made is not None
     residual, weight = made
+    assert float(weight.sum()) > 0
     step = random_step(unknowns, 7)
     there = [at(unknowns, config, moved_blocks(unknowns.blocks, scaled(step, by))) for by in (small, -small)]
     numeric = (cost(there[0], stage, WIDTH)[0] - cost(there[1], stage, WIDTH)[0]) / (2 * small)
@@ -204,3 +215,12 @@ def test_people_who_stand_in_each_other_are_pushed_apart_by_both_solvers() -> No
     torch.testing.assert_close(inner(gradient, step), (there[0] - there[1]) / (2 * small), rtol=1e-5, atol=1e-9)
     downhill = cost(at(unknowns, config, moved_blocks(blocks, scaled(gradient, -1e-3))), 2, WIDTH)[0]
     assert downhill < value
+
+
+def test_a_wrong_name_or_device_is_an_error_before_the_solve() -> None:
+    with pytest.raises(ValueError, match="device"):
+        OptimiseConfig(device="gpu0")
+    clip = make_clip(ClipSpec(id="two", seed=5, frames=8, fps=10.0, objects=4))
+    problem = problem_from_truth(clip, WRONG, points=60)
+    with pytest.raises(FootfallError, match="no such block"):
+        solve_clip(problem, OptimiseConfig(frozen=["betaz"]), lambda fraction, text: None)

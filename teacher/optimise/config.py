@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -215,6 +216,7 @@ class OptimiseConfig:
 
     def __post_init__(self) -> None:
         checks = {
+            "device": (self.device, re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None, "cpu, cuda or cuda:N"),
             "threads": (self.threads, self.threads >= 1, "at least 1"),
             "stage1_steps": (self.stage1_steps, self.stage1_steps >= 0, "0 or more"),
             "stage2_steps": (self.stage2_steps, self.stage2_steps >= 0, "0 or more"),

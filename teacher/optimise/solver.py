@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from distill.errors import FootfallError
 from teacher.initialisers.registry import Report
 from teacher.optimise import adam, levenberg
 from teacher.optimise.config import OptimiseConfig
@@ -21,7 +22,7 @@ from teacher.optimise.precision import moved_tensors
 from teacher.optimise.problem import Problem
 from teacher.optimise.renewal import renew_contacts
 from teacher.optimise.trace import Trace
-from teacher.optimise.variables import State, Unknowns, free_blocks
+from teacher.optimise.variables import BLOCKS, State, Unknowns, free_blocks
 from teacher.optimise.windows import spans, start_from_windows
 
 
@@ -54,7 +55,7 @@ def _solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution
     unknowns = Unknowns(evidence)
     with torch.no_grad():
         before = unknowns.decode()
-    free = free_blocks(problem) - set(config.frozen)
+    free = _free(problem, config)
     trace = Trace(clip_id=problem.clip_id, config=config, report=report)
     if config.solver == "adam":
         for stage in (1, 2):
@@ -69,6 +70,21 @@ def _solve(problem: Problem, config: OptimiseConfig, report: Report) -> Solution
         after = unknowns.decode()
         renew_contacts(evidence, after, config, stage=2)
     return Solution(before=before, after=after, evidence=evidence, trace=trace.entries)
+
+
+def _free(problem: Problem, config: OptimiseConfig) -> set[str]:
+    """Blocks that move.
+
+    Raises:
+        FootfallError: `optimise.frozen` names no block.
+    """
+    unknown = set(config.frozen) - set(BLOCKS)
+    if unknown:
+        raise FootfallError(
+            f"optimise.frozen={sorted(unknown)}", got="no such block of unknowns", expected=", ".join(BLOCKS),
+            do="name some of these",
+        )  # fmt: skip
+    return free_blocks(problem) - set(config.frozen)
 
 
 def _is_long(problem: Problem, config: OptimiseConfig) -> bool:
@@ -96,6 +112,11 @@ def _second_order(
 ) -> None:
     """In double precision, on the device of the config; contacts are searched on the processor."""
     evidence, device = unknowns.evidence, torch.device(config.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise FootfallError(
+            f"optimise.device={config.device}", got="a machine, or a torch, without CUDA", expected="a CUDA GPU",
+            do="leave it at cpu",
+        )  # fmt: skip
     fine = Unknowns(moved_tensors(evidence, torch.float64, device))
     fine.blocks = {name: block.detach().to(device, torch.float64) for name, block in unknowns.blocks.items()}
 
