@@ -86,15 +86,15 @@ class EncoderBlock(nn.Module):
 class DecoderBlock(nn.Module):
     """Pre-norm self-attention, cross-attention to the other view, MLP."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, mlp_ratio: float = 4, eps: float = NORM_EPS) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = SelfAttention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.norm_y = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.norm_y = nn.LayerNorm(dim, eps=eps)
         self.cross_attn = CrossAttention(dim, heads)
-        self.norm3 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = Mlp(dim, 4 * dim, dim)
+        self.norm3 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(mlp_ratio * dim), dim)
 
     def forward(self, x: Tensor, other: Tensor, rope: Rope, rope_other: Rope) -> Tensor:
         """`x` [B, N, C] reads the other view's tokens [B, M, C] of the previous layer -> [B, N, C]."""

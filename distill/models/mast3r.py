@@ -52,8 +52,12 @@ class Mast3rConfig:
         for dim, heads in ((self.enc_dim, self.enc_heads), (self.dec_dim, self.dec_heads)):
             if dim % (4 * heads):
                 raise ValueError(f"{dim} channels do not split into {heads} heads of a multiple of 4")
-        if list(self.hooks) != sorted(self.hooks) or self.hooks[0] < 0 or self.hooks[-1] > self.dec_depth:
-            raise ValueError(f"hooks {self.hooks} must ascend within 0..{self.dec_depth}")
+        if len(self.hooks) != 4 or list(self.hooks) != sorted(self.hooks):
+            raise ValueError(f"hooks {self.hooks} must be four layers in ascending order")
+        if self.hooks[0] < 0 or self.hooks[-1] > self.dec_depth:
+            raise ValueError(f"hooks {self.hooks} must lie within 0..{self.dec_depth}")
+        if len(self.dpt_layer_dims) != 4 or min(self.enc_depth, self.dec_depth, self.long_side) < 1:
+            raise ValueError("four dpt_layer_dims, and depths and long_side of at least 1 are expected")
 
 
 class _PatchEmbed(nn.Module):

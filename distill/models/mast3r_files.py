@@ -1,20 +1,20 @@
-"""Reading MASt3R's published files: `config.json` in its constructor's words, and `model.safetensors`."""
+"""Reading MASt3R's published files: `config.json` in its constructor's words, and the weights."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.errors import FootfallError
 from distill.files import read_json
-from distill.models.mast3r import Mast3r, Mast3rConfig
+from distill.models.mast3r import PATCH, Mast3r, Mast3rConfig
+from distill.models.torch_files import find_weights, read_tensors
 
 _ALIAS: Final = re.compile(r"downstream_head[12]\.dpt\.scratch\.layer_rn\.[0-3]\.weight")
 """Second names of `layer{1..4}_rn.weight`: some files keep them, the Hub's drops them."""
@@ -30,7 +30,11 @@ def config_from_words(words: Mapping[str, Any]) -> Mast3rConfig:
     Raises:
         FootfallError: a missing word, or a variant that this implementation does not have.
     """
-    flat = {**words, **words.get("constructor", {}), **words.get("width_overrides", {})}
+    if not isinstance(words, Mapping):
+        raise _unsupported("content", type(words).__name__)
+    flat = {**words, **(words.get("constructor") or {}), **(words.get("width_overrides") or {})}
+    if int(flat.get("patch_size", PATCH)) != PATCH:
+        raise _unsupported("patch_size", flat["patch_size"])
     try:
         depth = int(flat["dec_depth"])
         features = _descriptor_dim(flat)
@@ -101,18 +105,17 @@ def _descriptor_dim(words: Mapping[str, Any]) -> int:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, float32, aliases dropped.
+    """Tensors of a file, float32, aliases dropped. See `torch_files.read_tensors` for its errors."""
+    return without_aliases(read_tensors(path)[0])
 
-    Raises:
-        FootfallError: missing, truncated or not safetensors.
-    """
-    try:
-        stored = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise FootfallError(
-            str(path), got=error, expected="weights as safetensors", do="download the file again"
-        ) from error
-    return {name: tensor.float() for name, tensor in stored.items() if not _ALIAS.fullmatch(name)}
+
+def without_aliases(stored: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Floating tensors as float32 under their first names; `prefix` is where the backbone's names begin."""
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in stored.items()
+        if not _ALIAS.fullmatch(name.removeprefix(prefix))
+    }
 
 
 def model_from_weights(config: Mast3rConfig, weights: dict[str, Tensor], source: str) -> Mast3r:
@@ -123,20 +126,76 @@ def model_from_weights(config: Mast3rConfig, weights: dict[str, Tensor], source:
     """
     with torch.device("meta"):
         model = Mast3r(config)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    wrong = sorted(wanted.keys() ^ weights.keys())
-    wrong += [name for name, shape in wanted.items() if name in weights and weights[name].shape != shape]
-    if wrong:
-        raise FootfallError(
-            f"backbone weights {source}", got=f"{len(wrong)} wrong tensors, e.g. {wrong[0]}",
-            expected="exactly those of its config.json", do="take both files from the same revision",
-        )  # fmt: skip
-    model.load_state_dict(weights, assign=True)
+    assign_weights(model, weights, f"backbone weights {source}")
     return model
 
 
+def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Give a model made on the meta device its tensors: all of them, and no other.
+
+    Raises:
+        FootfallError: a name or shape does not fit.
+    """
+    wanted = model.state_dict()
+    missing, extra = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
+    shapes = {
+        name: (tuple(weights[name].shape), tuple(tensor.shape))
+        for name, tensor in wanted.items()
+        if name in weights and weights[name].shape != tensor.shape
+    }
+    if missing or extra or shapes:
+        parts = [f"{len(missing)} missing (e.g. {min(missing)})"] if missing else []
+        parts += [f"{len(extra)} unknown (e.g. {min(extra)})"] if extra else []
+        if shapes:
+            name, (got, expected) = min(shapes.items())
+            parts += [f"{len(shapes)} of another shape (e.g. {name}: {got} for {expected})"]
+        raise FootfallError(
+            source, got=f"tensors that do not fit: {', '.join(parts)}", expected="exactly those of its config.json",
+            do="take weights and config.json of the same model and revision",
+        )  # fmt: skip
+    model.load_state_dict(weights, assign=True)
+
+
 def load_mast3r(folder: Path) -> Mast3r:
-    """Load a folder with `config.json` and `model.safetensors`."""
-    config = config_from_words(read_json(folder / "config.json"))
-    path = folder / "model.safetensors"
-    return model_from_weights(config, read_weights(path), str(path))
+    """Load a folder with weights (`torch_files.find_weights`) and `config.json`.
+
+    A PyTorch file without a `config.json` beside it may say itself, in its `args`, how the model was built.
+    """
+    path = find_weights(folder)
+    stored, args = read_tensors(path)
+    words = folder / "config.json"
+    built = getattr(args, "model", None)
+    if not words.is_file() and isinstance(built, str):
+        config = config_from_words(words_of_constructor(built))
+    else:
+        config = config_from_words(read_json(words))
+    return model_from_weights(config, without_aliases(stored), str(path))
+
+
+def words_of_constructor(text: str) -> dict[str, Any]:
+    """The words of a constructor call written as text, `Name(word=literal, ...)`; `inf` is infinity. Nothing is run.
+
+    Raises:
+        FootfallError: something else.
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("not a call with words")
+        return {word.arg: _literal(word.value) for word in call.keywords if word.arg is not None}
+    except (SyntaxError, ValueError) as error:
+        raise FootfallError(
+            "model of a PyTorch file", got=error, expected="a constructor with literal words",
+            do="put the official config.json beside the file",
+        ) from error  # fmt: skip
+
+
+def _literal(node: ast.expr) -> Any:
+    """A Python literal in which `inf` and `-inf` may stand."""
+    if isinstance(node, ast.Name) and node.id == "inf":
+        return float("inf")
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_literal(node.operand)
+    if isinstance(node, ast.Tuple | ast.List):
+        return [_literal(item) for item in node.elts]
+    return ast.literal_eval(node)

@@ -15,6 +15,7 @@ from distill.files import read_json, sha256_of
 from distill.models.backbones import Backbone, Preprocessing, Provenance
 from distill.models.mast3r import Mast3r, Mast3rConfig, initialise
 from distill.models.mast3r_files import load_mast3r, model_from_weights, read_weights
+from distill.models.torch_files import find_weights
 
 WEIGHTS_DIR: Final = Path(__file__).parent / "weights"
 TINY_WEIGHTS: Final = WEIGHTS_DIR / "tiny_backbone.safetensors"
@@ -129,7 +130,7 @@ def build(name: str, revision: str | None) -> Backbone:
     folder = Path(name)
     if folder.is_dir():
         model = load_mast3r(folder)
-        digest = sha256_of(folder / "model.safetensors")
+        digest = sha256_of(find_weights(folder))
         model.provenance = Provenance(id=name, revision=None, sha256=digest, licence="unknown")
         return model
     if name.count("/") == 1 and not folder.is_absolute() and not name.startswith("."):
