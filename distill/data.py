@@ -1,14 +1,13 @@
-"""From shard samples to training batches: windows of a few frames, resized, augmented, collated.
+"""From shard samples to training batches: windows of a few frames, cut, resized, augmented, collated.
 
-Augmentation moves cameras, boxes and bodies with the pixels; `flip` is the one that is easy to get wrong and
-has a test of its own. Randomness is a pure function of (seed, epoch, sample), never of a global state.
+Randomness is a pure function of (seed, epoch, sample), never of a global state.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -17,60 +16,16 @@ import torch.utils.data
 from PIL import Image
 from torch import Tensor
 
+from distill.augment import Plan, Window, apply_plan, draw_plan
+from distill.data_config import DataConfig
+from distill.feature_cache import FeatureCache
 from distill.geometry.cameras import resize_intrinsics
-from distill.geometry.conventions import CONTACT_SITES, SMPL_JOINTS
 from distill.geometry.rotations import matrix_from_quat
 from distill.geometry.transforms import from_quat_trans
 from distill.shards.reader import ShardReader, mixed
 from distill.shards.schema import Sample
 
-Window = dict[str, Any]
-
-
-@dataclass(kw_only=True)
-class DataConfig:
-    """Reading and windows."""
-
-    shards: str = ""
-    """Folder, glob or URL of shards."""
-    held_out_shards: str = ""
-    """Shards for the evaluation in the loop; empty leaves it out."""
-    gaps: list[int] = field(default_factory=lambda: [1, 3, 10])
-    """Frame gaps between consecutive frames of a window, drawn at random."""
-    window_frames: int = 3
-    """Frames per window; two short gaps and the long one between them are trained together."""
-    windows_per_sample: int = 4
-    """Windows drawn from each sample per epoch."""
-    mix: int = 256
-    """Windows wait among this many others, so that a batch shows different clips."""
-    batch_size: int = 8
-    """Windows per step and process."""
-    workers: int = 1
-    """Reading processes per training process; 0 reads in the training process itself."""
-    max_people: int = 4
-    """People per window; those with the largest boxes."""
-    flip: float = 0.5
-    """Share of windows that are mirrored."""
-    reverse: float = 0.25
-    """Share of windows that run backwards in time."""
-    colour: float = 0.2
-    """Largest relative change of brightness, contrast and saturation."""
-
-    def __post_init__(self) -> None:
-        if not self.gaps or min(self.gaps) < 1 or self.window_frames < 2:
-            raise ValueError("data: gaps of at least 1 and window_frames of at least 2 are expected")
-        if min(self.batch_size, self.windows_per_sample, self.max_people, self.mix) < 1 or self.workers < 0:
-            raise ValueError("data: batch_size, windows_per_sample, max_people, mix >= 1 and workers >= 0 are expected")
-
-
-SWAP_JOINTS: Final = tuple(
-    SMPL_JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right")) for name in SMPL_JOINTS
-)
-"""Joint -> the joint it becomes in a mirror."""
-SWAP_SITES: Final = tuple(
-    CONTACT_SITES.index(name.replace("left", "?").replace("right", "left").replace("?", "right"))
-    for name in CONTACT_SITES
-)
+__all__ = ["DataConfig", "Window", "Windows", "choose_frames", "collate", "make_window", "to_device"]
 
 
 def choose_frames(count: int, config: DataConfig, rng: random.Random) -> list[int]:
@@ -89,12 +44,16 @@ def choose_frames(count: int, config: DataConfig, rng: random.Random) -> list[in
     return [start + sum(gaps[:k]) for k in range(config.window_frames)]
 
 
-def make_window(sample: Sample, frames: list[int], network_size: tuple[int, int], max_people: int) -> Window:
-    """One window at network size (width, height); tensors as in `distill.task.Batch` without the batch axis."""
+def make_window(
+    sample: Sample, frames: list[int], network_size: tuple[int, int], max_people: int, *, patch: int = 16,
+    pixels: bool = True,
+) -> Window:  # fmt: skip
+    """One window at network size (width, height); tensors as in `distill.task.Batch` without the batch axis.
+
+    Without `pixels` the pictures stay compressed, and `images` is [0, 3, H, W].
+    """
     arrays = sample.arrays
-    pictures = [sample.image(k) for k in frames]
-    size = (pictures[0].shape[1], pictures[0].shape[0])
-    images = [np.asarray(Image.fromarray(p).resize(network_size, Image.Resampling.BICUBIC)) for p in pictures]
+    size = (int(sample.meta["size"][0]), int(sample.meta["size"][1]))
     people = _choose_people(sample, frames, max_people)
 
     def take(name: str) -> Tensor:
@@ -110,7 +69,8 @@ def make_window(sample: Sample, frames: list[int], network_size: tuple[int, int]
     valid = take("present")
     weight = take("frame_weight").masked_fill(~valid, torch.inf).amin(1)  # labels count where a person is seen
     return {
-        "images": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255,
+        "images": _images(sample, frames if pixels else [], network_size),
+        "masks": _masks(sample, frames, people, (network_size[0] // patch, network_size[1] // patch)),
         "K": K.expand(len(frames), 3, 3).clone(),
         "boxes": take("box_xyxy") * scale,
         "valid": valid,
@@ -125,63 +85,30 @@ def make_window(sample: Sample, frames: list[int], network_size: tuple[int, int]
     }
 
 
+def _images(sample: Sample, frames: list[int], size: tuple[int, int]) -> Tensor:
+    """[V, 3, H, W] in [0, 1]."""
+    images = [Image.fromarray(sample.image(k)).resize(size, Image.Resampling.BICUBIC) for k in frames]
+    stacked = np.stack([np.asarray(image) for image in images]) if images else np.zeros((0, *size[::-1], 3), np.uint8)
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
+
+
+def _masks(sample: Sample, frames: list[int], people: list[int], grid: tuple[int, int]) -> Tensor:
+    """[P, V, h, w]: the share of each token's cell that a person covers; all 0 where nobody was segmented."""
+    masks = np.zeros((len(people), len(frames), grid[1], grid[0]), np.float32)
+    for column, frame in enumerate(frames):
+        identities = sample.mask(frame)
+        for row, person in enumerate(people):
+            covered = Image.fromarray((identities == person + 1).astype(np.float32))
+            masks[row, column] = np.asarray(covered.resize(grid, Image.Resampling.BOX))  # exact shares of area
+    return torch.from_numpy(masks)
+
+
 def _choose_people(sample: Sample, frames: list[int], limit: int) -> list[int]:
     """People seen in any of the frames, largest first."""
     present = sample.arrays["present"][frames]
     boxes = sample.arrays["box_xyxy"][frames]
     area = (np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1) * present).sum(0)
     return [int(k) for k in np.argsort(-area, kind="stable") if area[k] > 0][:limit]
-
-
-def augment(window: Window, config: DataConfig, rng: random.Random) -> Window:
-    """Mirror, turn time around, change colours; the labels go with it."""
-    if rng.random() < config.flip:
-        window = flip(window)
-    if rng.random() < config.reverse:
-        window = reverse_time(window)
-    if config.colour > 0:
-        window = {**window, "images": _colour(window["images"], config.colour, rng)}
-    return window
-
-
-def flip(window: Window) -> Window:
-    """The window as seen in a mirror: image x -> width - x, camera and world x -> -x, left <-> right."""
-    width = window["images"].shape[-1]
-    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
-    mirror4 = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
-    K = window["K"].clone()
-    K[..., 0, 2] = width - K[..., 0, 2]
-    boxes = window["boxes"]
-    body_joints = [joint - 1 for joint in SWAP_JOINTS[1:]]
-    return {
-        **window,
-        "images": window["images"].flip(-1),
-        "K": K,
-        "boxes": torch.stack((width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]), dim=-1),
-        # Mirrored camera, mirrored body: both sides of every transform and rotation are conjugated.
-        "cam_from_body": mirror4 @ window["cam_from_body"] @ mirror4,
-        "world_from_cam": mirror4 @ window["world_from_cam"] @ mirror4,
-        "body_rot": mirror @ window["body_rot"][..., body_joints, :, :] @ mirror,
-        "joints_cam": window["joints_cam"][..., list(SWAP_JOINTS), :] * torch.tensor([-1.0, 1.0, 1.0]),
-        "contact_prob": window["contact_prob"][..., list(SWAP_SITES)],
-    }
-
-
-def reverse_time(window: Window) -> Window:
-    """The frames in the opposite order."""
-    by_frame, by_person = ("images", "K", "world_from_cam"), ("boxes", "valid", "cam_from_body", "body_rot")
-    turned = {name: window[name].flip(0) for name in by_frame}
-    turned |= {name: window[name].flip(1) for name in (*by_person, "joints_cam", "contact_prob")}
-    return {**window, **turned}
-
-
-def _colour(images: Tensor, strength: float, rng: random.Random) -> Tensor:
-    """One change of brightness, contrast and saturation for the whole window."""
-    brightness, contrast, saturation = (1 + strength * rng.uniform(-1, 1) for _ in range(3))
-    grey = images.mean(1, keepdim=True)
-    images = grey + saturation * (images - grey)
-    images = images.mean() + contrast * (images - images.mean())
-    return (brightness * images).clamp(0, 1)
 
 
 class Windows(torch.utils.data.IterableDataset[Window]):
@@ -192,12 +119,15 @@ class Windows(torch.utils.data.IterableDataset[Window]):
     """
 
     def __init__(
-        self, reader: ShardReader, config: DataConfig, network_size: Any, *, seed: int, training: bool
-    ) -> None:
-        """`network_size`: function from image size to network size (`Student.network_size`)."""
+        self, reader: ShardReader, config: DataConfig, network_size: Callable[[tuple[int, int]], tuple[int, int]], *,
+        seed: int, training: bool, patch: int = 16, cache: FeatureCache | None = None,
+    ) -> None:  # fmt: skip
+        """`network_size`: from image size to network size (`Student.network_size`); `patch`: pixels per token;
+        `cache`: features are taken from here where they are, and pictures are then not decoded."""
         super().__init__()
         self.reader, self.config, self.network_size = reader, config, network_size
         self.seed, self.training = seed, training
+        self.patch, self.cache = patch, cache
 
     def __iter__(self) -> Iterator[Window]:
         epoch = self.reader.epoch if self.training else 0
@@ -210,7 +140,7 @@ class Windows(torch.utils.data.IterableDataset[Window]):
             if sample.key in damaged:
                 continue
             try:
-                window = self._window(sample, random.Random(f"{self.seed}/{epoch}/{sample.key}/{number}"))
+                window = self._window(sample, self._random(sample, epoch, number))
             except (OSError, ValueError) as error:
                 damaged.add(sample.key)
                 self.reader.skip(error)
@@ -218,31 +148,61 @@ class Windows(torch.utils.data.IterableDataset[Window]):
                 if window is not None:
                     yield window
 
+    def _random(self, sample: Sample, epoch: int, number: int) -> random.Random:
+        """State that decides a window. With a cache, epochs take turns through a fixed list of windows."""
+        if self.cache is not None and self.training:
+            number = (epoch * self.config.windows_per_sample + number) % self.config.feature_cache_windows
+            return random.Random(f"{self.seed}/{sample.key}/{number}")
+        return random.Random(f"{self.seed}/{epoch}/{sample.key}/{number}")
+
     def _window(self, sample: Sample, rng: random.Random) -> Window | None:
         frames = choose_frames(len(sample.arrays["timestamps"]), self.config, rng)
         if not sample.arrays["camera_valid"][frames].all() or not sample.arrays["present"][frames].any():
             return None
         network_size = self.network_size((int(sample.meta["size"][0]), int(sample.meta["size"][1])))
-        window = make_window(sample, frames, network_size, self.config.max_people)
-        return augment(window, self.config, rng) if self.training else window
+        plan = draw_plan(self.config, rng) if self.training else Plan()
+        keys, stored = self._stored(sample, frames, network_size, plan)
+        window = make_window(
+            sample, frames, network_size, self.config.max_people, patch=self.patch, pixels=stored is None
+        )
+        return {**apply_plan(window, plan), **keys, **(stored or {})}
+
+    def _stored(
+        self, sample: Sample, frames: list[int], size: tuple[int, int], plan: Plan
+    ) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+        """Names of a window's frames in the cache, and what is stored of it."""
+        if self.cache is None:
+            return {}, None
+        order = frames[::-1] if plan.reverse else frames
+        keys = [self.cache.frame_key(sample.frames[k], size, mirrored=plan.flip) for k in order]
+        return {"frame_keys": keys}, self.cache.read_window(keys)
 
 
 PERSON_FIELDS: Final = (
-    "boxes", "valid", "cam_from_body", "body_rot", "betas", "joints_cam", "contact_prob", "weight",
+    "masks", "boxes", "valid", "cam_from_body", "body_rot", "betas", "joints_cam", "contact_prob", "weight",
 )  # fmt: skip
+STORED_FIELDS: Final = ("features", "pair_tokens", "pair_points")
+"""Of windows that came from the feature cache."""
 
 
 def collate(windows: list[Window]) -> dict[str, Any]:
-    """Stack windows; people are padded to the largest number, with valid False and weight 0."""
+    """Stack windows; people are padded to the largest number, with valid False and weight 0.
+
+    With a feature cache (windows carry `frame_keys`) `images` has rows only for windows that were not in it, and
+    `STORED_FIELDS` only for those that were; the list `cached` tells which is which.
+    """
     people = max(len(window["boxes"]) for window in windows)
-    batch: dict[str, Any] = {"name": [window["name"] for window in windows]}
-    for key in windows[0]:
-        if key == "name":
-            continue
-        rows = [window[key] for window in windows]
-        if key in PERSON_FIELDS:
-            rows = [_pad(row, people, key) for row in rows]
-        batch[key] = torch.stack(rows)
+    cached = ["features" in window for window in windows]
+    batch: dict[str, Any] = defaultdict(list)
+    for window, stored in zip(windows, cached, strict=True):
+        for key, value in window.items():
+            if not (key == "images" and stored):
+                batch[key].append(_pad(value, people, key) if key in PERSON_FIELDS else value)
+    batch = {key: torch.stack(rows) if isinstance(rows[0], Tensor) else rows for key, rows in batch.items()}
+    if "frame_keys" in batch:
+        batch["cached"] = cached
+    if all(cached):
+        batch["images"] = windows[0]["images"].new_empty((0, len(windows[0]["K"]), *windows[0]["images"].shape[1:]))
     return batch
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, fields
-from itertools import combinations
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from distill.body import BodyModel, load_body_model
+from distill.feature_cache import FeatureCache
+from distill.frozen_pass import run_backbone
+from distill.geometry.cameras import resize_intrinsics
 from distill.geometry.transforms import invert
 from distill.losses import (
     Loss,
@@ -36,7 +38,9 @@ Batch = dict[str, Any]
 """Tensors of B windows of V >= 2 frames in order of time, at network size:
 images [B, V, 3, H, W] in [0, 1]; K [B, V, 3, 3] pixels; boxes [B, P, V, 4] pixels; valid [B, P, V] bool;
 cam_from_body [B, P, V, 4, 4] m; body_rot [B, P, V, 23, 3, 3]; betas [B, P, num_betas];
-joints_cam [B, P, V, 24, 3] m; contact_prob [B, P, V, 6]; world_from_cam [B, V, 4, 4] m; weight [B, P]."""
+joints_cam [B, P, V, 24, 3] m; contact_prob [B, P, V, 6]; world_from_cam [B, V, 4, 4] m; weight [B, P];
+masks [B, P, V, h, w] shares of the tokens' cells, all 0 where nobody was segmented.
+With a feature cache (`distill.data.collate`) images holds only the rows that must be computed."""
 
 _REPORT: Final = {
     "camera_rotation": ("camera_rotation_deg", math.degrees(1)),
@@ -110,21 +114,20 @@ class StudentTask(nn.Module):
         super().__init__()
         self.student = student
         self.config = config
+        self.cache: FeatureCache | None = None
         self.body = Held(body or load_body_model(student.config.body_model))
         self.loss = Loss({f.name: getattr(config, f.name) for f in fields(config)})
 
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses to be summed, and detached numbers to be logged (units in their names)."""
-        images = batch["images"]
-        frames = images.shape[1]
-        tokens = self.student.encode(images.flatten(0, 1))
-        per_frame = [tokens[i::frames] for i in range(frames)]
         points = self.config.scene_scale > 0 and self.student.backbone.module.has_points
+        seen = run_backbone(self.student.backbone, batch, points=points, cache=self.cache)
         predictions = {
-            (i, j): self.student.pair(per_frame[i], per_frame[j], prompts_of(batch, i, j), points=points)
-            for i, j in combinations(range(frames), 2)
+            (i, j): self.student.answer(pair, seen.frames[i], seen.frames[j], prompts_of(batch, i, j))
+            for (i, j), pair in seen.pairs.items()
         }
-        with full_precision(images.device):  # labels are composed and compared in float32, whatever autocast does
+        # Labels are composed and compared in float32, whatever autocast does.
+        with full_precision(batch["images"].device):
             terms = self._terms(predictions, batch)
             return self.loss(terms), _report(terms)
 
@@ -149,8 +152,10 @@ class StudentTask(nn.Module):
         logit = torch.stack((predicted.contact_logit_a, predicted.contact_logit_b), dim=2)
         terms["contact"] = Term(contact_divergence(logit, batch["contact_prob"][:, :, [i, j]]), person)
         if predicted.points_a is not None:
+            (height, width), (down, across) = batch["images"].shape[-2:], predicted.points_a.shape[1:3]
+            K = resize_intrinsics(batch["K"][:, i], (width, height), (across, down))  # points are thinned
             error, counts = scene_scale_error(
-                predicted.log_scene_scale, predicted.points_a, batch["joints_cam"][:, :, i], batch["K"][:, i]
+                predicted.log_scene_scale, predicted.points_a, batch["joints_cam"][:, :, i], K
             )
             terms["scene_scale"] = Term(error, person[:, :, 0, None] * counts)
         return terms

@@ -34,6 +34,7 @@ from distill.checkpoint import Position
 from distill.config import config_to_dict, save_config
 from distill.data import Windows, collate, to_device
 from distill.errors import FootfallError
+from distill.feature_cache import FeatureCache, identity_of
 from distill.files import write_json
 from distill.models.student import Student
 from distill.shards.reader import ShardReader, find_shards
@@ -116,6 +117,7 @@ class Trainer:
         self.student.train()
         self.average = Average(self.student, config.optim.ema)
         self.optimiser = torch.optim.AdamW(_groups(self.student, config.optim), lr=config.optim.lr)
+        self.cache = self._cache()
         self._prepare()
         self.position = Position()
         self.step, self.seconds = 0, 0.0
@@ -134,6 +136,7 @@ class Trainer:
             plugin.deepspeed_config["gradient_clipping"] = self.config.optim.clip_norm
             self.accelerator.gradient_accumulation_steps = self.config.optim.accumulate
         task = StudentTask(self.student, self.config.loss).to(self.accelerator.device)
+        task.cache = self.cache
         self.average.weights = {k: v.to(self.accelerator.device) for k, v in self.average.weights.items()}
         self.task, self.optimiser = self.accelerator.prepare(task, self.optimiser)
         self.sharded = self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
@@ -141,7 +144,20 @@ class Trainer:
     def _windows(self, urls: list[str], *, training: bool) -> Windows:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         reader = ShardReader(urls, seed=self.config.seed, rank=rank, world=world, shuffle=training)
-        return Windows(reader, self.config.data, self.student.network_size, seed=self.config.seed, training=training)
+        return Windows(
+            reader, self.config.data, self.student.network_size, seed=self.config.seed, training=training,
+            patch=self.student.backbone.module.patch_size, cache=self.cache,
+        )  # fmt: skip
+
+    def _cache(self) -> FeatureCache | None:
+        """The cache of frozen features, if one is asked for; every process may use an equal part of its budget."""
+        if not self.config.data.feature_cache:
+            return None
+        backbone = self.student.backbone.module
+        points = self.config.loss.scene_scale > 0 and backbone.has_points
+        identity = identity_of(backbone, precision=self.accelerator.mixed_precision, points=points)
+        folder, budget = Path(self.config.data.feature_cache), self.config.data.feature_cache_gb
+        return FeatureCache(folder, budget, identity, writers=self.accelerator.num_processes)
 
     def train(self) -> None:
         """Run to `config.steps`."""

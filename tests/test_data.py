@@ -12,18 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill.augment import apply_plan, draw_plan, flip, reverse_time
 from distill.body import BodyModel
-from distill.data import (
-    DataConfig,
-    Window,
-    Windows,
-    augment,
-    choose_frames,
-    collate,
-    flip,
-    make_window,
-    reverse_time,
-)
+from distill.data import DataConfig, Window, Windows, choose_frames, collate, make_window
 from distill.geometry.cameras import project
 from distill.geometry.conventions import CONTACT_SITES, SMPL_JOINTS
 from distill.geometry.transforms import from_quat_trans, invert
@@ -163,7 +154,7 @@ def test_time_reversed_twice_is_the_identity_and_once_inverts_motion(window: Win
 def test_colours_change_alike_in_all_frames_and_move_nothing(window: Window) -> None:
     window["images"] = window["images"][:1].expand(3, -1, -1, -1)
     config = DataConfig(flip=0, reverse=0, colour=0.4)
-    changed = augment(window, config, random.Random(1))
+    changed = apply_plan(window, draw_plan(config, random.Random(1)))
     assert (changed["images"] - window["images"]).abs().max() > 0.02
     assert torch.equal(changed["images"][0], changed["images"][2])
     assert 0 <= changed["images"].min() <= changed["images"].max() <= 1

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill.models.backbones import Backbone, FrozenBackbone, Tokens, load_backbone
+from distill.models.backbones import Backbone, FrozenBackbone, Pair, Tokens, load_backbone
 from distill.models.body_head import BodyHead
+from distill.models.detection_head import Candidates, DetectionHead
+from distill.models.identity_head import IdentityHead
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.trajectory_head import TrajectoryHead
 from distill.models.trunk import HeadConfig, Trunk
@@ -47,9 +49,11 @@ class Student(nn.Module):
         self.config = config
         self.backbone = FrozenBackbone(backbone or load_backbone(config.backbone, config.backbone_revision))
         module = self.backbone.module
-        self.trunk = Trunk(config.head, module.feature_dim + module.token_dim)
+        self.trunk = Trunk(config.head, module.feature_dim + module.token_dim, module.feature_dim)
         self.trajectory = TrajectoryHead(config.head.width)
         self.body = BodyHead(config.head.width, config.num_betas)
+        self.detection = DetectionHead(module.feature_dim, config.head.width)
+        self.identity = IdentityHead(module.feature_dim, config.head.identity_channels)
 
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) to which images of (width, height) should be resized, intrinsics and boxes with them."""
@@ -58,6 +62,14 @@ class Student(nn.Module):
     def encode(self, images: Tensor) -> Tokens:
         """Images [B, 3, H, W] in [0, 1] at network size -> features to keep for any number of pairs."""
         return self.backbone.encode(images)
+
+    def detect(self, tokens: Tokens) -> Candidates:
+        """People found in B frames, one candidate per token (`detection_head.best_candidates` chooses)."""
+        return self.detection(tokens)
+
+    def identify(self, tokens: Tokens, boxes: Tensor) -> Tensor:
+        """Unit vectors [B, P, identity_channels] of who is in boxes [B, P, 4], alike for one person in all frames."""
+        return self.identity(tokens, boxes)
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts, *, points: bool = False) -> PairPrediction:
         """People and camera of B ordered pairs of frames.
@@ -68,7 +80,10 @@ class Student(nn.Module):
             people: boxes, validity and intrinsics in both.
             points: also give the backbone's points of view a, if it has any (they cost time).
         """
-        decoded = self.backbone.decode(a, b, points=points)
+        return self.answer(self.backbone.decode(a, b, points=points), a, b, people)
+
+    def answer(self, decoded: Pair, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
+        """`pair` from what the backbone has decoded (or a cache has kept) already."""
         prediction = self.heads(decoded.tokens_a[-1], decoded.tokens_b[-1], a, b, people)
         prediction.points_a, prediction.conf_a = decoded.points_a, decoded.conf_a
         return prediction

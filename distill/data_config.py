@@ -1,0 +1,63 @@
+"""Settings of reading, windows and augmentation: `TrainConfig.data`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+PIXEL_AUGMENTATION: Final = ("colour",)
+"""Settings that change what a frozen backbone sees, other than `flip`: 0 turns each off."""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Reading and windows."""
+
+    shards: str = ""
+    """Folder, glob or URL of shards."""
+    held_out_shards: str = ""
+    """Shards for the evaluation in the loop; empty leaves it out."""
+    gaps: list[int] = field(default_factory=lambda: [1, 3, 10])
+    """Frame gaps between consecutive frames of a window, drawn at random."""
+    window_frames: int = 3
+    """Frames per window; two short gaps and the long one between them are trained together."""
+    windows_per_sample: int = 4
+    """Windows drawn from each sample per epoch."""
+    mix: int = 256
+    """Windows wait among this many others, so that a batch shows different clips."""
+    batch_size: int = 8
+    """Windows per step and process."""
+    workers: int = 1
+    """Reading processes per training process; 0 reads in the training process itself."""
+    max_people: int = 4
+    """People per window; those with the largest boxes."""
+    flip: float = 0.5
+    """Share of windows that are mirrored."""
+    reverse: float = 0.25
+    """Share of windows that run backwards in time."""
+    colour: float = 0.2
+    """Largest relative change of brightness, contrast and saturation."""
+    feature_cache: str = ""
+    """Folder that keeps the frozen backbone's features between epochs and runs; empty computes them each time."""
+    feature_cache_gb: float = 20.0
+    """Disk budget of that folder in GB (1e9 bytes); a full cache is read but grows no further."""
+    feature_cache_windows: int = 8
+    """Different windows per sample with a feature cache, mirrored and reversed ones among them; epochs take turns."""
+
+    def __post_init__(self) -> None:
+        if not self.gaps or min(self.gaps) < 1 or self.window_frames < 2:
+            raise ValueError("data: gaps of at least 1 and window_frames of at least 2 are expected")
+        if min(self.batch_size, self.windows_per_sample, self.max_people, self.mix) < 1 or self.workers < 0:
+            raise ValueError("data: batch_size, windows_per_sample, max_people, mix >= 1 and workers >= 0 are expected")
+        if self.feature_cache:
+            self._check_cache()
+
+    def _check_cache(self) -> None:
+        """Cached features are those of the plain and of the mirrored frame, and of nothing else."""
+        on = [f"data.{name}=0" for name in PIXEL_AUGMENTATION if getattr(self, name) > 0]
+        if on:
+            raise ValueError(
+                f"data.feature_cache keeps features of plain and mirrored frames only; turn off: {' '.join(on)}"
+            )
+        if self.feature_cache_gb <= 0 or self.feature_cache_windows < self.windows_per_sample:
+            raise ValueError("data: feature_cache_gb > 0 and feature_cache_windows >= windows_per_sample are expected")
