@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from distill.errors import FootfallError
+from distill.provenance import code_commit
 from teacher.pipeline import label
 from teacher.status import STAGE_NAMES
-from teacher.workspace import ClipFolder, code_commit
+from teacher.workspace import ClipFolder
 
 CLIPS: Final = (
     "01_josh_demo2_venice_walk.mp4", "02_davis_parkour_frames", "04_videomimic_two_people_benches.mp4",

@@ -21,7 +21,7 @@ from typing import Final
 
 from distill.errors import FootfallError
 from distill.files import read_json, write_json, write_text
-from teacher.workspace import code_commit
+from distill.provenance import code_commit
 
 HELD_OUT: Final = "test-"
 """Ids of clips that the student never sees in training begin with this."""

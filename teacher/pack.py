@@ -15,11 +15,12 @@ from distill.config import config_hash
 from distill.files import load_arrays, read_json
 from distill.geometry.rotations import quat_from_matrix
 from distill.geometry.transforms import to_quat_trans
+from distill.provenance import code_commit
 from distill.results import Result, load_result
 from distill.shards.schema import FIELDS, MAX_FRAMES, SCHEMA_VERSION, Sample
 from distill.shards.writer import write_shards
 from teacher.stagefiles import DepthInit, Frames, People
-from teacher.workspace import ClipFolder, code_commit
+from teacher.workspace import ClipFolder
 
 Array = NDArray[Any]
 
@@ -61,18 +62,21 @@ def clip_samples(clip: ClipFolder, config: PackConfig) -> Iterator[Sample]:
     meta = _meta(clip, result)
     count = len(result.cameras.timestamps)
     length = min(config.chunk_frames, count)
-    starts = list(range(0, count - length + 1, length))
-    if starts[-1] + length < count:
-        starts.append(count - length)
-    for start in starts:
+    for start in chunk_starts(count, length):
         frames = range(start, start + length)
         yield Sample(
             key=f"{clip.id.replace('.', '_')}-{start:06d}",
             meta={**meta, "first_frame": start},
-            arrays=_arrays(result, people, weights, depth, slice(start, start + length)),
+            arrays=sample_arrays(result, people, weights, depth, slice(start, start + length)),
             frames=[Frames.image_path(clip.require("frames"), k).read_bytes() for k in frames],
             masks=[People.mask_path(clip.require("people"), k).read_bytes() for k in frames],
         )
+
+
+def chunk_starts(count: int, length: int) -> list[int]:
+    """First frames of the chunks of `count` frames; the last is moved back so that it is full."""
+    starts = list(range(0, count - length + 1, length))
+    return starts if starts[-1] + length >= count else [*starts, count - length]
 
 
 def _meta(clip: ClipFolder, result: Result) -> dict[str, Any]:
@@ -110,7 +114,16 @@ def _metric_depth(clip: ClipFolder, result: Result) -> Array:
     return np.clip(depth * scale[:, None, None], 0, 6e4).astype(np.float16)
 
 
-def _arrays(result: Result, people: People, weights: Array, depth: Array, part: slice) -> dict[str, Array]:
+def sample_arrays(result: Result, people: People, weights: Array, depth: Array, part: slice) -> dict[str, Array]:
+    """The arrays of a sample (`FIELDS`) from some frames of a solved clip.
+
+    Args:
+        result: the clip.
+        people: boxes, and where each person is visible.
+        weights: [T, P] trust in each label.
+        depth: [T, h, w] float16 of the background, metres.
+        part: frames of the sample.
+    """
     cameras, motion = result.cameras, result.motion
     cam_quat, cam_trans = _quat_trans(cameras.world_from_cam[part])
     root_quat, root_trans = _quat_trans(motion.cam_from_body[part])

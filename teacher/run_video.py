@@ -19,12 +19,12 @@ from distill.export import load_exported
 from distill.files import write_json
 from distill.models.student import Student
 from distill.people.tracker import PeopleTracker, TrackerConfig
+from distill.provenance import code_commit
 from distill.recorder import Recorder
 from distill.results import save_result
 from distill.stream import Network, Stream, StreamConfig
 from distill.video import Decoder
 from teacher.progress import Progress
-from teacher.workspace import code_commit
 
 
 @dataclass(kw_only=True)

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
-import importlib.metadata
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -28,6 +25,7 @@ from typing import Any, Literal
 
 from distill.errors import FootfallError
 from distill.files import read_json, sha256_of, write_json
+from distill.provenance import code_commit
 
 
 @dataclass(kw_only=True)
@@ -81,20 +79,6 @@ class StageRecord:
 
         made = {k: v for k, v in asdict(self).items() if k not in ("seconds", "commit", "summary")}
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def code_commit() -> str:
-    """Commit of this checkout (with "+changes" if it differs), or the installed version."""
-    root = Path(__file__).resolve().parent.parent
-    try:
-        run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, check=True, timeout=10)
-        if (root / ".git").exists():
-            commit = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-            return commit + ("+changes" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
-    except (OSError, subprocess.SubprocessError):
-        pass
-    return f"footfall {importlib.metadata.version('footfall')}"
 
 
 class ClipFolder:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def machine_rows() -> Rows:
     """Versions, processor, accelerator, renderer."""
-    from teacher.workspace import code_commit
+    from distill.provenance import code_commit
 
     yield "footfall", f"{importlib.metadata.version('footfall')}, code {code_commit()}"
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"

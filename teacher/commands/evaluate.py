@@ -94,7 +94,7 @@ def _provenance(predictions: str) -> dict[str, Any]:
     import scipy
     import torch
 
-    from teacher.workspace import code_commit
+    from distill.provenance import code_commit
 
     return {
         "evaluated": predictions,
