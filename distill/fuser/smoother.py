@@ -1,0 +1,335 @@
+"""The fuser: frames' observations in, one after the other; poses of cameras and people out, with covariances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.fuser.config import FuserConfig, UncertaintyScales, shipped_scales
+from distill.fuser.observation import FEET, FrameObservation, Motions, PersonObservation, axis_variance
+from distill.fuser.so3 import Array, Ints, inverse, rigid, transpose, turn
+from distill.fuser.states import CAMERA, NODE
+from distill.fuser.static_camera import CameraMode, StaticCamera
+from distill.fuser.window import Window
+
+GAUGE: tuple[float, float] = (1e-5, 1e-5)
+"""The first camera is the world: how surely, rad and m."""
+JUMP: tuple[float, float] = (30.0, 30.0)
+"""Speeds at which a camera of which nothing is known may move, rad/s and m/s."""
+LONGEST_STEP_S = 0.5
+"""Velocities are compared over pauses up to this long."""
+
+
+@dataclass(kw_only=True)
+class FusedPerson:
+    """A person in the world."""
+
+    world_from_body: Array
+    """[4, 4] metres."""
+    covariance: Array
+    """[6, 6] of local steps: rotation (rad), translation (m)."""
+
+
+@dataclass(kw_only=True)
+class FusedFrame:
+    """What the fuser knows of one frame."""
+
+    index: int
+    """Count of frames given before it."""
+    timestamp: float
+    world_from_cam: Array
+    """[4, 4] metres; the world is the first camera."""
+    covariance: Array
+    """[6, 6] of local steps of the camera: rotation (rad), translation (m)."""
+    log_scale: float
+    """Log of the network's metre over ours."""
+    static_prob: float
+    """Probability that the camera stood when this frame came."""
+    people: dict[int, FusedPerson]
+
+
+class Fuser:
+    """Causal, fixed lag, bounded memory. `step` gives the newest frame; `settled` those that have left the window."""
+
+    def __init__(
+        self, config: FuserConfig | None = None, *, camera: CameraMode = "auto",
+        scales: UncertaintyScales | None = None,
+    ) -> None:  # fmt: skip
+        """A new world.
+
+        Args:
+            camera: "auto" tests whether the camera stands; "static" and "moving" say so.
+            scales: of the networks' standard deviations; None takes the shipped ones.
+        """
+        self.config = config or FuserConfig()
+        self.scales = scales or shipped_scales()
+        self.window = Window(self.config.student_dof)
+        self._static = StaticCamera(camera, self.config.lag + 1)
+        self._index = -1
+        self._times: dict[int, float] = {}
+        self._stances: dict[tuple[int, int], int] = {}
+        self._settled: list[FusedFrame] = []
+        self._left = (np.zeros(3), np.zeros(3))
+
+    def step(self, observation: FrameObservation) -> FusedFrame:
+        """The next frame.
+
+        Returns:
+            What is known of it from all frames so far.
+        """
+        self._index += 1
+        last = self._times.get(self._index - 1, observation.timestamp - 1.0)
+        self._times[self._index] = max(observation.timestamp, last + 1e-3)
+        motions = observation.camera.usable(min(self.config.lag, self._index))
+        people = {k: p for k, p in observation.people.items() if p.is_finite()}
+        self._test_static(motions)
+        nodes = self._add_states(motions, people)
+        self._add_camera(nodes[CAMERA], motions)
+        for person, seen in people.items():
+            self._add_person(nodes, person, seen)
+        self._pin_static()
+        self.window.improve(self.config.iterations)
+        frames = self._frames()
+        if self._index >= self.config.lag:
+            self._settle(frames[0])
+        return frames[-1]
+
+    def settled(self) -> list[FusedFrame]:
+        """Frames that have left the window since the last call, in order; they will not change any more."""
+        frames, self._settled = self._settled, []
+        return frames
+
+    def finish(self) -> list[FusedFrame]:
+        """The end: all frames that have not been handed out yet."""
+        if self._index < 0:
+            return []
+        self.window.improve(self.config.iterations)
+        return self.settled() + self._frames()
+
+    # Adding a frame
+
+    def _variance(self, log_var: Array, kind: str) -> Array:
+        """[G, 6] variances of motions, per axis and stretched."""
+        rotation, translation = (getattr(self.scales, f"{kind}_{part}") ** 2 for part in ("rotation", "translation"))
+        pair = axis_variance(log_var, 3) * [rotation, translation]
+        return np.repeat(pair, 3, axis=1)
+
+    def _test_static(self, motions: Motions) -> None:
+        if not len(motions.gaps):
+            self._static.step(1, None, np.zeros(6), 0.0)
+            return
+        row = int(np.argmax(motions.gaps))
+        gap = int(motions.gaps[row])
+        seconds = self._times[self._index] - self._times[self._index - gap]
+        variance = self._variance(motions.log_var[row : row + 1], "camera")[0]
+        self._static.step(gap, motions.past_from_now[row], variance, seconds)
+
+    def _add_states(self, motions: Motions, people: dict[int, PersonObservation]) -> dict[int, int]:
+        """Nodes of the new frame at first guesses; returns owner -> node."""
+        states = self.window.states
+        before = states.node_of(CAMERA, self._index - 1)
+        scale = 0.0 if before is None else float(states.factor[before])
+        camera = self._guess_camera(motions)
+        poses, factors, earlier = [camera], [scale], [before]
+        for person, seen in people.items():
+            node = self._last_node(person)
+            offset = 0.0 if node is None else float(states.factor[node])
+            cam_from_body = seen.cam_from_body.astype(np.float64)
+            cam_from_body[:3, 3] *= np.exp(-offset)
+            poses.append(camera @ cam_from_body)
+            factors.append(offset)
+            earlier.append(node)
+        owners = [CAMERA, *people]
+        stack = np.stack(poses)
+        nodes = self.window.add_nodes(
+            stack[:, :3, :3], stack[:, :3, 3], np.array(factors), np.array(owners), self._index
+        )
+        for owner, node, before in zip(owners, nodes, earlier, strict=True):
+            self._add_factor(owner, int(node), before)
+        if self._index == 0:
+            self.window.pin(NODE * nodes[0] + np.arange(6), np.repeat(GAUGE, 3))
+        return dict(zip(owners, nodes.tolist(), strict=True))
+
+    def _guess_camera(self, motions: Motions) -> Array:
+        """From the shortest motion, else as before."""
+        states = self.window.states
+        if self._index == 0:
+            return np.eye(4)
+        if len(motions.gaps):
+            row = int(np.argmin(motions.gaps))
+            node = states.node_of(CAMERA, self._index - int(motions.gaps[row]))
+            move = motions.past_from_now[row]
+        else:
+            node, move = states.node_of(CAMERA, self._index - 1), np.eye(4)
+        assert node is not None, "cameras have a node in every frame of the window"
+        return rigid(states.R[node], states.t[node]) @ move
+
+    def _last_node(self, owner: int) -> int | None:
+        """Latest node of an owner in the window before the newest frame."""
+        states = self.window.states
+        found = np.flatnonzero((states.owner == owner) & (states.frame < self._index))
+        return int(found[-1]) if len(found) else None
+
+    def _add_factor(self, owner: int, node: int, before: int | None) -> None:
+        """The slow log factor of a node: a prior for the first, else its link to the one before."""
+        config = self.config
+        camera = owner == CAMERA
+        sigma = config.scale_sigma if camera else config.offset_sigma
+        seconds = config.scale_seconds if camera else config.offset_seconds
+        if before is None:
+            self.window.pin(np.array([NODE * node + 6]), np.array([sigma]))
+            return
+        dt = self._times[self._index] - self._times[int(self.window.states.frame[before])]
+        decay = np.exp(-dt / seconds)
+        self.window.tables["factor"].add([[before, node]], {"decay": [decay], "variance": [sigma**2 * (1 - decay**2)]})
+
+    def _add_camera(self, node: int, motions: Motions) -> None:
+        """Motions of the camera, its smoothness, and the place for the static hypothesis."""
+        states = self.window.states
+        if len(motions.gaps):
+            past = [states.node_of(CAMERA, self._index - int(gap)) for gap in motions.gaps]
+            rows = [[before, node] for before in past]
+            self._add_motions(rows, motions, self._variance(motions.log_var, "camera"))
+        before = self._last_node(CAMERA)
+        if before is not None:
+            self.window.tables["still"].add([[before, node]], {"variance": [self._loose()]})
+        self._add_velocity(CAMERA, self.config.camera_turn_accel, self.config.camera_accel)
+
+    def _loose(self) -> Array:
+        dt = self._times[self._index] - self._times[self._index - 1]
+        return np.repeat(np.square(JUMP), 3) * dt**2
+
+    def _add_motions(self, rows: list[list[int | None]], motions: Motions, variance: Array) -> None:
+        move = motions.past_from_now
+        self.window.tables["motion"].add(rows, {"R": move[:, :3, :3], "t": move[:, :3, 3], "variance": variance})
+
+    def _add_velocity(self, owner: int, turning: float, moving: float) -> None:
+        states = self.window.states
+        found = np.flatnonzero(states.owner == owner)[-3:]
+        if len(found) < 3:
+            return
+        dt = np.diff([self._times[int(k)] for k in states.frame[found]])
+        if dt.max() <= LONGEST_STEP_S:
+            variance = np.repeat(np.square((turning, moving)), 3)
+            self.window.tables["velocity"].add([found], {"dt": [dt], "variance": [variance]})
+
+    def _add_person(self, nodes: dict[int, int], person: int, seen: PersonObservation) -> None:
+        """Root, motion, contacts and smoothness of one person."""
+        states, scales, node = self.window.states, self.scales, nodes[person]
+        scale = np.square((scales.root_orientation, scales.root_direction, scales.root_depth))
+        pair = [axis_variance(seen.root_log_var[k], dims) * scale[k] for k, dims in enumerate((3, 2, 1))]
+        root = seen.cam_from_body
+        self.window.tables["root"].add(
+            [[nodes[CAMERA], node]],
+            {"R": root[None, :3, :3], "t": root[None, :3, 3], "variance": [np.repeat(pair, (3, 2, 1))]},
+        )
+        motions = seen.motions.usable(min(self.config.lag, self._index))
+        past = [states.node_of(person, self._index - int(gap)) for gap in motions.gaps]
+        known = np.array([before is not None for before in past], bool)
+        if known.any():
+            motions = Motions(
+                gaps=motions.gaps[known], past_from_now=motions.past_from_now[known], log_var=motions.log_var[known]
+            )
+            rows = [[before, node] for before in past if before is not None]
+            self._add_motions(rows, motions, self._variance(motions.log_var, "body"))
+        self._add_velocity(person, self.config.body_turn_accel, self.config.body_accel)
+        self._add_contacts(person, node, nodes[CAMERA], seen)
+
+    def _add_contacts(self, person: int, node: int, camera: int, seen: PersonObservation) -> None:
+        """Standing feet hold to their footholds; a foot that has come down gets a new one."""
+        states = self.window.states
+        base = (self.config.foot_sigma_m * self.scales.contact) ** 2
+        for site in range(FEET):
+            probability = float(seen.contact_prob[site])
+            if probability <= self.config.contact_from:
+                self._stances.pop((person, site), None)
+                continue
+            foot = seen.feet[site]
+            if (person, site) not in self._stances:
+                point = states.t[node] + np.exp(states.factor[camera]) * turn(states.R[node], foot)
+                self._stances[person, site] = self.window.add_foothold(point)
+            self.window.tables["contact"].add(
+                [[node, camera]], {"foot": foot[None], "variance": np.full((1, 3), base / probability)},
+                foothold=[self._stances[person, site]],
+            )  # fmt: skip
+
+    def _pin_static(self) -> None:
+        """Cameras between frames of which both were probably taken by a standing camera do not move."""
+        table, states = self.window.tables["still"], self.window.states
+        if not len(table):
+            return
+        frames: Ints = states.frame[table.nodes[:, 1]]
+        standing = self._static.probabilities()[frames - self._index - 1]
+        pinned = np.repeat(np.square((self.config.static_rotation, self.config.static_translation_m)), 3)
+        dt = np.array([self._times[int(k)] - self._times[int(k) - 1] for k in frames])
+        loose = np.repeat(np.square(JUMP), 3) * dt[:, None] ** 2
+        # A pair counts as standing from a probability of 0.9: half a belief times a firm pin would still pin.
+        table.values["variance"] = np.where(standing[:, None] > 0.9, pinned, loose)
+
+    # Results
+
+    def _frames(self) -> list[FusedFrame]:
+        """All frames of the window in true metres, oldest first."""
+        states = self.window.states
+        cameras = np.flatnonzero(states.owner == CAMERA)
+        standing = self._static.probabilities()[-len(cameras) :]
+        network, metric = self._left
+        frames = []
+        for camera, probability in zip(cameras, standing, strict=True):
+            shrink = np.exp(-states.factor[camera])
+            metric = metric + shrink * (states.t[camera] - network)
+            network = states.t[camera]
+            frames.append(self._frame(int(camera), metric, float(probability)))
+        return frames
+
+    def _frame(self, camera: int, position: Array, standing: float) -> FusedFrame:
+        """One frame; `position` [3]: the camera in true metres."""
+        states, index = self.window.states, int(self.window.states.frame[camera])
+        shrink = np.exp(-states.factor[camera])
+        scale_variance = float(self.window.covariance(NODE * camera + np.array([6]))[0, 0])
+        people = {}
+        for node in np.flatnonzero((states.frame == index) & (states.owner != CAMERA)):
+            place = position + shrink * (states.t[node] - states.t[camera])
+            people[int(states.owner[node])] = FusedPerson(
+                world_from_body=rigid(states.R[node], place),
+                covariance=self._metric_covariance(int(node), place, scale_variance),
+            )
+        return FusedFrame(
+            index=index, timestamp=self._times[index], world_from_cam=rigid(states.R[camera], position),
+            covariance=self._metric_covariance(camera, position, scale_variance),
+            log_scale=float(states.factor[camera]), static_prob=standing, people=people,
+        )  # fmt: skip
+
+    def _metric_covariance(self, node: int, place: Array, scale_variance: float) -> Array:
+        """[6, 6] of a pose in true metres: a wrong scale moves a point along its distance from the first camera."""
+        covariance = self.window.covariance(NODE * node + np.arange(6))
+        R = self.window.states.R[node]
+        shrink = np.repeat((1.0, np.exp(-self.window.states.factor[node])), 3)
+        covariance = covariance * np.outer(shrink, shrink)
+        along = turn(transpose(R), place)
+        covariance[3:, 3:] += scale_variance * np.outer(along, along)
+        return covariance
+
+    def _settle(self, frame: FusedFrame) -> None:
+        """Hand out the oldest frame and marginalise it, with footholds that no frame holds any more."""
+        index = frame.index
+        self._settled.append(frame)
+        states = self.window.states
+        drop = states.frame == index
+        self._left = states.t[states.node_of(CAMERA, index)], frame.world_from_cam[:3, 3]
+        contact = self.window.tables["contact"]
+        held = np.zeros(len(states.foothold), bool)
+        held[contact.foothold[~contact.touching(drop, np.zeros(len(held), bool))]] = True
+        held[list(self._stances.values())] = True
+        self.window.remove(drop, ~held)
+        moved = np.cumsum(held) - 1
+        self._stances = {key: int(moved[at]) for key, at in self._stances.items()}
+        present = set(states.owner.tolist())
+        self._stances = {key: at for key, at in self._stances.items() if key[0] in present}
+        del self._times[index]
+
+
+def cam_from_body(frame: FusedFrame, person: int) -> Array:
+    """[4, 4] a person in the camera of the same frame, metres."""
+    return inverse(frame.world_from_cam) @ frame.people[person].world_from_body
