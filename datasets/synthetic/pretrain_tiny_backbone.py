@@ -9,14 +9,17 @@ weights are those of a running average, saved as float16 with a JSON record afte
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
+import multiprocessing
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args
 
 import numpy as np
 import torch
@@ -28,11 +31,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from distill.config import config_to_dict, load_config
 from distill.files import atomic_path, load_arrays, save_arrays, sha256_of, write_json
 from distill.models.mast3r import Mast3r, initialise
+from distill.models.mast3r_files import model_from_weights, read_weights
 from distill.models.registry import TINY, TINY_SEED
 from distill.pointmap_task import PointmapTask
 from distill.synthetic import ClipSpec, make_clip
 from distill.synthetic.clips import make_stage
+from distill.synthetic.collections import GROUNDS
 from distill.synthetic.render import open_renderer
+from distill.synthetic.spec import TerrainKind
 
 Array = NDArray[Any]
 
@@ -57,6 +63,12 @@ class PretrainConfig:
     """Optimiser steps."""
     batch: int = 8
     """Pairs per step."""
+    dense: int = 8
+    """Of how many of them the points are asked for; the others only teach motion, at half the time."""
+    start: str = ""
+    """Weights to go on from; empty starts from scratch."""
+    workers: int = 2
+    """Processes that draw worlds."""
     learning_rate: float = 1e-3
     """After warm-up; falls to a hundredth by a cosine."""
     warm_up: int = 100
@@ -69,23 +81,33 @@ class PretrainConfig:
     """Of order and augmentation."""
 
     def __post_init__(self) -> None:
-        if min(self.clips, self.held_out, self.steps, self.batch, self.save_every) < 1 or self.frames < 2:
-            raise ValueError("clips, held_out, steps, batch, save_every must be 1 or more, frames 2 or more")
+        if min(self.clips, self.held_out, self.steps, self.batch, self.save_every, self.workers) < 1 or self.frames < 2:
+            raise ValueError("clips, held_out, steps, batch, save_every, workers must be 1 or more, frames 2 or more")
+        if not 1 <= self.dense <= self.batch:
+            raise ValueError(f"dense is {self.dense}, expected 1 to batch")
+
+
+MOTIONS: Final = ("walk", "turn", "stand", "jog", "sit", "loop", "clap", "kick")
+"""Motions of drawn worlds."""
 
 
 def draw_clip(path: Path, seed: int, config: PretrainConfig) -> None:
     """Draw some frames of one random world: rgb, depth, K and cameras. Portrait for one world in four."""
     rng = np.random.default_rng(seed)
     size = [128, 224] if rng.uniform() < 0.25 else [224, 128]
+    terrain = str(rng.choice([kind for kind in get_args(TerrainKind) if kind != "flat"]))
+    on_terrain = bool(rng.uniform() < 0.3)
     spec = ClipSpec(
         seed=seed,
         frames=config.span,
         size=size,
-        people=int(rng.integers(1, 4)),
-        motion=str(rng.choice(["walk", "turn", "stand"])),  # type: ignore[arg-type]
+        people=int(rng.integers(1, 3 if on_terrain else 5)),
+        motion="walk" if on_terrain else str(rng.choice(MOTIONS)),  # type: ignore[arg-type]
+        terrain=terrain if on_terrain else "flat",  # type: ignore[arg-type]
         camera=str(rng.choice(["walk", "pan", "shake"])),  # type: ignore[arg-type]
-        ground=str(rng.choice(["paving", "asphalt", "grass", "tiles"])),  # type: ignore[arg-type]
-        objects=int(rng.integers(4, 14)),
+        ground=str(rng.choice(GROUNDS)),  # type: ignore[arg-type]
+        objects=int(rng.integers(4, 20)),
+        image_noise=float(rng.uniform(0, 0.012)),
     )
     clip = make_clip(spec)
     cameras = clip.truth.cameras
@@ -104,21 +126,28 @@ def draw_clip(path: Path, seed: int, config: PretrainConfig) -> None:
     save_arrays(path, arrays)
 
 
+def draw_missing(path: Path, seed: int, config: PretrainConfig) -> str:
+    """Draw a world unless it is there; returns why it was left out, or nothing."""
+    torch.set_num_threads(1)
+    if not path.is_file():
+        try:
+            draw_clip(path, seed, config)
+        except ValueError as error:  # a world that cannot be filmed
+            return f"world {seed}: {error}"
+    return ""
+
+
 def draw_all(config: PretrainConfig) -> tuple[list[Path], list[Path]]:
     """Files of the training and the held-out worlds, drawn where missing."""
     folder = Path(config.work) / "frames"
-    files: tuple[list[Path], list[Path]] = ([], [])
-    for held_out, (first, count) in enumerate(((1_000, config.clips), (900_000, config.held_out))):
-        for seed in range(first, first + count):
-            path = folder / f"{seed:06d}.npz"
-            if not path.is_file():
-                try:
-                    draw_clip(path, seed, config)
-                except ValueError as error:  # a world that cannot be filmed is left out
-                    print(f"world {seed}: {error}", flush=True)
-                    continue
-            files[held_out].append(path)
-    return files
+    seeds = [range(1_000, 1_000 + config.clips), range(900_000, 900_000 + config.held_out)]
+    paths = {seed: folder / f"{seed:06d}.npz" for group in seeds for seed in group}
+    with ProcessPoolExecutor(config.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for said in pool.map(draw_missing, paths.values(), paths, itertools.repeat(config), chunksize=8):
+            if said:
+                print(said, flush=True)
+    drawn = [[paths[seed] for seed in group if paths[seed].is_file()] for group in seeds]
+    return drawn[0], drawn[1]
 
 
 def points_in_a(depth: Array, K: Array, cam_a_from_cam: Array) -> Array:
@@ -136,21 +165,31 @@ def make_pair(clip: dict[str, Array], first: int, second: int) -> dict[str, Arra
     frames = (first, second)
     depth = clip["depth"][[first, second]]
     points = [points_in_a(clip["depth"][i], clip["K"], a_from_world @ clip["world_from_cam"][i]) for i in frames]
-    images = clip["rgb"][[first, second]].astype(np.float32) / 255
-    return {"images": images, "points": np.stack(points).astype(np.float32), "valid": depth > 0}
+    return {
+        "images": clip["rgb"][[first, second]].astype(np.float32) / 255,
+        "points": np.stack(points).astype(np.float32),
+        "valid": depth > 0,
+        "K": clip["K"].astype(np.float32),
+        "cam_a_from_cam_b": (a_from_world @ clip["world_from_cam"][second]).astype(np.float32),
+    }
 
 
 def augment(pair: dict[str, Array], rng: np.random.Generator) -> dict[str, Array]:
     """Mirror, and change gain, gamma, colour and noise, alike in both views but for small differences."""
-    images, points, valid = pair["images"], pair["points"], pair["valid"]
+    images, points, valid, K, motion = (pair[name] for name in ("images", "points", "valid", "K", "cam_a_from_cam_b"))
     if rng.uniform() < 0.5:
+        width = images.shape[2]
         images, points, valid = (np.flip(array, axis=2) for array in (images, points, valid))
         points = points * np.float32([-1, 1, 1])
+        K = K.copy()
+        K[0, 2] = width - K[0, 2]
+        mirror = np.diag(np.float32([-1, 1, 1, 1]))
+        motion = mirror @ motion @ mirror
     gamma = np.exp(rng.normal(0, 0.25))
     gain = np.exp(rng.normal(0, 0.15) + rng.normal(0, 0.1, (1, 1, 1, 3)) + rng.normal(0, 0.03, (2, 1, 1, 1)))
     noise = rng.standard_normal(images.shape, dtype=np.float32) * rng.uniform(0, 0.02)
     images = np.clip(images**gamma * gain + noise, 0, 1)
-    return {"images": images, "points": points, "valid": valid}
+    return {"images": images, "points": points, "valid": valid, "K": K, "cam_a_from_cam_b": motion}
 
 
 def collate(pairs: list[dict[str, Array]]) -> dict[str, Tensor]:
@@ -158,6 +197,14 @@ def collate(pairs: list[dict[str, Array]]) -> dict[str, Tensor]:
     batch = {name: torch.from_numpy(np.stack([pair[name] for pair in pairs])) for name in pairs[0]}
     batch["images"] = batch["images"].permute(0, 1, 4, 2, 3).float().contiguous()
     return batch
+
+
+def choose_pair(frames: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Two of a world's frames, in either order; every other pair are neighbours, as in a stream."""
+    first, second = rng.choice(frames, 2, replace=False)
+    if rng.uniform() < 0.5:
+        second = first + 1 if first + 1 < frames else first - 1
+    return int(first), int(second)
 
 
 def training_batches(clips: list[dict[str, Array]], config: PretrainConfig) -> Iterator[dict[str, Tensor]]:
@@ -171,7 +218,7 @@ def training_batches(clips: list[dict[str, Array]], config: PretrainConfig) -> I
     while True:
         group = by_shape[shapes[rng.choice(len(shapes), p=share)]]
         chosen = [group[i] for i in rng.integers(len(group), size=config.batch)]
-        pairs = [make_pair(clip, *rng.choice(len(clip["rgb"]), 2, replace=False)) for clip in chosen]
+        pairs = [make_pair(clip, *choose_pair(len(clip["rgb"]), rng)) for clip in chosen]
         yield collate([augment(pair, rng) for pair in pairs])
 
 
@@ -198,10 +245,7 @@ def train(config: PretrainConfig, command: str) -> None:
     """The whole run."""
     train_files, held_out_files = draw_all(config)
     clips, held_out = ([load_arrays(path)[0] for path in files] for files in (train_files, held_out_files))
-    model = Mast3r(TINY)
-    initialise(model, TINY_SEED)
-    start_ahead(model)
-    task = PointmapTask(model)
+    task = PointmapTask(start_model(config), config.dense)
     average = AveragedModel(task, multi_avg_fn=get_ema_multi_avg_fn(config.average))
     optimiser = torch.optim.AdamW(task.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.05)
     log = Path(config.work) / "log.jsonl"
@@ -214,11 +258,12 @@ def train(config: PretrainConfig, command: str) -> None:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
         losses = task(batch)[0]
         optimiser.zero_grad()
-        losses["points"].backward()
+        loss = torch.stack(list(losses.values())).sum()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimiser.step()
         average.update_parameters(task)
-        recent.append(float(losses["points"].detach()))
+        recent.append(float(loss.detach()))
         if step % config.save_every == 0 or step == config.steps:
             record = {
                 "command": command,
@@ -243,6 +288,16 @@ def train(config: PretrainConfig, command: str) -> None:
                 flush=True,
             )
             recent.clear()
+
+
+def start_model(config: PretrainConfig) -> Mast3r:
+    """A fresh network, or the one whose weights `start` names."""
+    if config.start:
+        return model_from_weights(TINY, read_weights(Path(config.start)), config.start)
+    model = Mast3r(TINY)
+    initialise(model, TINY_SEED)
+    start_ahead(model)
+    return model
 
 
 def start_ahead(model: Mast3r, distance_m: float = 6.0) -> None:
