@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,10 +18,20 @@ class Prompts:
     """[B, P, 2] bool: the person is seen in that frame."""
     K: Tensor
     """[B, 2, 3, 3] intrinsics in pixels of the network's image."""
+    K_known: Tensor | None = None
+    """[B] bool: K was given and is not a guess; None: it was given everywhere."""
+    seconds: Tensor | None = None
+    """[B] time from frame a to frame b; None: not known."""
+    masks: Tensor | None = None
+    """[B, P, 2, h, w] share of each token's cell that the person covers, 0 to 1; None: boxes must do. All zero for a
+    person without a mask."""
 
     def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
-        return Prompts(boxes=self.boxes.to(device), valid=self.valid.to(device), K=self.K.to(device))
+        moved = replace(self, boxes=self.boxes.to(device), valid=self.valid.to(device), K=self.K.to(device))
+        optional = (None if value is None else value.to(device) for value in (self.K_known, self.seconds, self.masks))
+        moved.K_known, moved.seconds, moved.masks = optional
+        return moved
 
 
 @dataclass(kw_only=True)

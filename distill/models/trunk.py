@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill.models.backbones import Tokens
 from distill.models.blocks import Mlp
+from distill.models.matching import Matching
 from distill.models.prediction import Prompts
 from distill.models.rays import RAY_CHANNELS, box_rays, encode_rays, token_rays
 
@@ -31,8 +32,14 @@ class HeadConfig:
     """Attention heads per layer; they share `width`."""
     roi_cells: int = 7
     """Each box is sampled at roi_cells x roi_cells points."""
+    match_channels: int = 64
+    """Channels in which tokens of two frames are compared."""
+    identity_channels: int = 32
+    """Length of the vectors that tell people apart."""
 
     def __post_init__(self) -> None:
+        if min(self.match_channels, self.identity_channels) < 1:
+            raise ValueError("match_channels and identity_channels must be 1 or more")
         if min(self.width, self.layers, self.attention_heads) < 1 or self.width % self.attention_heads:
             raise ValueError(f"width {self.width} must be a positive multiple of attention_heads")
         if self.roi_cells < 2:
@@ -93,7 +100,8 @@ class _Layer(nn.Module):
 class Trunk(nn.Module):
     """Backbone tokens of a pair and prompts -> tokens of the scene and of people."""
 
-    def __init__(self, config: HeadConfig, in_channels: int) -> None:
+    def __init__(self, config: HeadConfig, in_channels: int, feature_dim: int) -> None:
+        """`in_channels` of the tokens read, `feature_dim` of the encoder's features among them."""
         super().__init__()
         width = config.width
         self.config = config
@@ -103,6 +111,10 @@ class Trunk(nn.Module):
         self.embed_roi = nn.Linear(width // 4 * config.roi_cells**2, width)
         self.embed_box = Mlp(RAY_CHANNELS + 8, width, width)
         self.embed_mate = Mlp(width, width, width)
+        self.embed_cover = nn.Linear(width + 1, width)
+        self.embed_time = nn.Linear(3, width)
+        self.guessed_lens = nn.Parameter(torch.randn(width) * 0.02)
+        self.matching = Matching(feature_dim, config.match_channels, width)
         self.view = nn.Parameter(torch.randn(2, width) * 0.02)
         self.scene = nn.Parameter(torch.randn(2, width) * 0.02)
         self.layers = nn.ModuleList(_Layer(width, config.attention_heads) for _ in range(config.layers))
@@ -121,11 +133,14 @@ class Trunk(nn.Module):
         Returns:
             scene [B, 2, width], one token per view; people [B, P, 2, width], one per person and view.
         """
+        rays = [token_rays(people.K[:, view], frame.grid, frame.size) for view, frame in enumerate(frames)]
+        odds = self.matching.log_odds(*(frame.features.to(self.view.dtype) for frame in frames))
+        moved = [self.matching(odds, *rays), self.matching(odds.transpose(1, 2), *rays[::-1])]
         memory, queries = [], []
         for view, (tokens, frame) in enumerate(zip(views, frames, strict=True)):
             embedded = self.embed(tokens)
-            rays = self.embed_ray(encode_rays(token_rays(people.K[:, view], frame.grid, frame.size)).to(embedded.dtype))
-            memory.append(embedded + rays + self.view[view])
+            where = self._lens(self.embed_ray(encode_rays(rays[view]).to(embedded.dtype)), people)
+            memory.append(embedded + where + moved[view] + self.view[view])
             queries.append(self._person_tokens(embedded, frame, people, view))
         batch = people.valid.shape[0]  # not len(): export would take it for a constant
         valid = people.valid
@@ -133,6 +148,9 @@ class Trunk(nn.Module):
         # Each person's token hears from the same person in the other frame, if seen there.
         person = person + self.embed_mate(person.flip(2)) * valid.flip(2)[..., None]
         x = torch.cat((self.scene.expand(batch, -1, -1), person.flatten(1, 2)), dim=1)
+        if people.seconds is not None:
+            seconds = people.seconds.to(x.dtype)[:, None]
+            x = x + self.embed_time(torch.cat((seconds, seconds.sqrt(), torch.ones_like(seconds)), dim=-1))[:, None]
         keep = torch.cat((valid.new_ones(batch, 2), valid.flatten(1, 2)), dim=1)
         both = torch.cat(memory, dim=1)
         for layer in self.layers:
@@ -148,4 +166,19 @@ class Trunk(nn.Module):
         centre, box_size = box_rays(boxes, K)
         in_image = boxes / boxes.new_tensor([*frame.size, *frame.size]) * 2 - 1  # tells where the image cuts it
         numbers = torch.cat((encode_rays(centre), box_size, box_size.log(), in_image), dim=-1)
-        return self.embed_roi(cells.flatten(-2)) + self.embed_box(numbers.to(cells.dtype)) + self.view[view]
+        token = self.embed_roi(cells.flatten(-2)) + self.embed_box(numbers.to(cells.dtype)) + self.view[view]
+        return token if people.masks is None else token + self._covered(embedded, people.masks[:, :, view])
+
+    def _covered(self, embedded: Tensor, masks: Tensor) -> Tensor:
+        """What the masks [B, P, h, w] add: the mean token under each; nothing where a mask is empty."""
+        cover = masks.flatten(2).to(embedded.dtype)
+        area = cover.sum(-1, keepdim=True)
+        mean = cover @ embedded / area.clamp(min=1e-3)
+        share = area / cover.shape[-1]
+        return self.embed_cover(torch.cat((mean, share), dim=-1)) * (area > 0)
+
+    def _lens(self, rays: Tensor, people: Prompts) -> Tensor:
+        """Embedded rays where the lens is known, and a sign that it is a guess where not."""
+        if people.K_known is None:
+            return rays
+        return torch.where(people.K_known[:, None, None], rays, rays + self.guessed_lens)
