@@ -161,15 +161,20 @@ def load_mast3r(folder: Path) -> Mast3r:
 
     A PyTorch file without a `config.json` beside it may say itself, in its `args`, how the model was built.
     """
+    words = folder / "config.json"
+    if words.is_file():
+        config = config_from_words(read_json(words))
+        path = find_weights(folder)
+        return model_from_weights(config, read_weights(path), str(path))
     path = find_weights(folder)
     stored, args = read_tensors(path)
-    words = folder / "config.json"
     built = getattr(args, "model", None)
-    if not words.is_file() and isinstance(built, str):
-        config = config_from_words(words_of_constructor(built))
-    else:
-        config = config_from_words(read_json(words))
-    return model_from_weights(config, without_aliases(stored), str(path))
+    if not isinstance(built, str):
+        raise FootfallError(
+            f"backbone {folder}", got="no config.json", expected="the constructor's words beside the weights",
+            do="download the official config.json into the same folder",
+        )  # fmt: skip
+    return model_from_weights(config_from_words(words_of_constructor(built)), without_aliases(stored), str(path))
 
 
 def words_of_constructor(text: str) -> dict[str, Any]:

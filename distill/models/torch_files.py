@@ -40,7 +40,7 @@ def find_weights(folder: Path) -> Path:
         return found[0]
     raise FootfallError(
         f"weights in {folder}", got=[p.name for p in found] or "none",
-        expected=f"{WEIGHTS_NAME}, or one file of {', '.join(TORCH_SUFFIXES)}", do="download the weights",
+        expected=f"config.json and {WEIGHTS_NAME}, or one file of {', '.join(TORCH_SUFFIXES)}", do="download both",
     )  # fmt: skip
 
 
