@@ -68,6 +68,7 @@ def flip(window: Window) -> Window:
         **window,
         "images": window["images"].flip(-1),
         "masks": window["masks"].flip(-1),
+        "depth": window["depth"].flip(-1),
         "K": K,
         "boxes": torch.stack((width - boxes[..., 2], boxes[..., 1], width - boxes[..., 0], boxes[..., 3]), dim=-1),
         # Mirrored camera, mirrored body: both sides of every transform and rotation are conjugated.
@@ -81,10 +82,13 @@ def flip(window: Window) -> Window:
 
 def reverse_time(window: Window) -> Window:
     """The frames in the opposite order."""
-    by_frame, by_person = ("images", "K", "world_from_cam"), ("masks", "boxes", "valid", "cam_from_body", "body_rot")
+    by_frame, by_person = (
+        ("images", "depth", "K", "world_from_cam"),
+        ("masks", "boxes", "valid", "cam_from_body", "body_rot"),
+    )
     turned = {name: window[name].flip(0) for name in by_frame}
     turned |= {name: window[name].flip(1) for name in (*by_person, "joints_cam", "contact_prob")}
-    return {**window, **turned}
+    return {**window, **turned, "seconds": window["seconds"][-1] - window["seconds"].flip(0)}
 
 
 def _colour(images: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:

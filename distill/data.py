@@ -22,6 +22,7 @@ from distill.feature_cache import FeatureCache
 from distill.geometry.cameras import resize_intrinsics
 from distill.geometry.rotations import matrix_from_quat
 from distill.geometry.transforms import from_quat_trans
+from distill.prompting import draw_prompts, plain_prompts
 from distill.shards.reader import ShardReader, mixed
 from distill.shards.schema import Sample
 
@@ -68,9 +69,11 @@ def make_window(
     )
     valid = take("present")
     weight = take("frame_weight").masked_fill(~valid, torch.inf).amin(1)  # labels count where a person is seen
-    return {
+    window: Window = {
         "images": _images(sample, frames if pixels else [], network_size),
         "masks": _masks(sample, frames, people, (network_size[0] // patch, network_size[1] // patch)),
+        "depth": _depth(arrays["depth"][frames], (network_size[0] // patch, network_size[1] // patch)),
+        "seconds": torch.from_numpy(arrays["timestamps"][frames] - arrays["timestamps"][frames[0]]).float(),
         "K": K.expand(len(frames), 3, 3).clone(),
         "boxes": take("box_xyxy") * scale,
         "valid": valid,
@@ -83,6 +86,7 @@ def make_window(
         "weight": weight,
         "name": f"{sample.key}:{','.join(map(str, frames))}",
     }
+    return window | plain_prompts(window)
 
 
 def _images(sample: Sample, frames: list[int], size: tuple[int, int]) -> Tensor:
@@ -101,6 +105,17 @@ def _masks(sample: Sample, frames: list[int], people: list[int], grid: tuple[int
             covered = Image.fromarray((identities == person + 1).astype(np.float32))
             masks[row, column] = np.asarray(covered.resize(grid, Image.Resampling.BOX))  # exact shares of area
     return torch.from_numpy(masks)
+
+
+def _depth(depth: np.ndarray[Any, Any], grid: tuple[int, int]) -> Tensor:
+    """Depth maps [V, h, w] -> [V, rows, columns] metres in the middle of each token; 0 where it is unknown."""
+    count, height, width = depth.shape
+    columns, rows = grid
+    if not height * width:
+        return torch.zeros(count, rows, columns)
+    row = ((np.arange(rows) + 0.5) * height / rows).astype(int)
+    column = ((np.arange(columns) + 0.5) * width / columns).astype(int)
+    return torch.from_numpy(depth[:, row[:, None], column].astype(np.float32))
 
 
 def _choose_people(sample: Sample, frames: list[int], limit: int) -> list[int]:
@@ -140,7 +155,9 @@ class Windows(torch.utils.data.IterableDataset[Window]):
             if sample.key in damaged:
                 continue
             try:
-                window = self._window(sample, self._random(sample, epoch, number))
+                # Prompts are drawn anew in each epoch, also where a cache holds the windows fixed.
+                prompt_rng = random.Random(f"{self.seed}/{epoch}/{sample.key}/{number}/prompts")
+                window = self._window(sample, self._random(sample, epoch, number), prompt_rng)
             except (OSError, ValueError) as error:
                 damaged.add(sample.key)
                 self.reader.skip(error)
@@ -155,7 +172,7 @@ class Windows(torch.utils.data.IterableDataset[Window]):
             return random.Random(f"{self.seed}/{sample.key}/{number}")
         return random.Random(f"{self.seed}/{epoch}/{sample.key}/{number}")
 
-    def _window(self, sample: Sample, rng: random.Random) -> Window | None:
+    def _window(self, sample: Sample, rng: random.Random, prompt_rng: random.Random) -> Window | None:
         frames = choose_frames(len(sample.arrays["timestamps"]), self.config, rng)
         if not sample.arrays["camera_valid"][frames].all() or not sample.arrays["present"][frames].any():
             return None
@@ -165,7 +182,9 @@ class Windows(torch.utils.data.IterableDataset[Window]):
         window = make_window(
             sample, frames, network_size, self.config.max_people, patch=self.patch, pixels=stored is None
         )
-        return {**apply_plan(window, plan), **keys, **(stored or {})}
+        window = apply_plan(window, plan)
+        prompts = draw_prompts(window, self.config, prompt_rng) if self.training else plain_prompts(window)
+        return {**window, **prompts, **keys, **(stored or {})}
 
     def _stored(
         self, sample: Sample, frames: list[int], size: tuple[int, int], plan: Plan
@@ -179,7 +198,8 @@ class Windows(torch.utils.data.IterableDataset[Window]):
 
 
 PERSON_FIELDS: Final = (
-    "masks", "boxes", "valid", "cam_from_body", "body_rot", "betas", "joints_cam", "contact_prob", "weight",
+    "masks", "boxes", "prompt_boxes", "prompt_masks", "valid", "cam_from_body", "body_rot", "betas", "joints_cam",
+    "contact_prob", "weight",
 )  # fmt: skip
 STORED_FIELDS: Final = ("features", "pair_tokens", "pair_points")
 """Of windows that came from the feature cache."""
@@ -217,7 +237,7 @@ def _pad(rows: Tensor, people: int, key: str) -> Tensor:
         filler[..., 2, 3] = 3.0
     if key == "joints_cam":
         filler[..., 2] = 3.0
-    if key == "boxes":
+    if key in ("boxes", "prompt_boxes"):
         filler[..., 2:] = 16.0
     return torch.cat((rows, filler))
 

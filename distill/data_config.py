@@ -37,6 +37,12 @@ class DataConfig:
     """Share of windows that run backwards in time."""
     colour: float = 0.2
     """Largest relative change of brightness, contrast and saturation."""
+    box_jitter: float = 0.06
+    """Standard deviation of the sides of the boxes that the student is given, shares of the box."""
+    mask_share: float = 0.5
+    """Share of people whose mask the student is given beside the box."""
+    guessed_lens: float = 0.15
+    """Share of windows whose intrinsics the student is not told."""
     feature_cache: str = ""
     """Folder that keeps the frozen backbone's features between epochs and runs; empty computes them each time."""
     feature_cache_gb: float = 20.0

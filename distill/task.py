@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.body import BodyModel, load_body_model
 from distill.feature_cache import FeatureCache
-from distill.frozen_pass import run_backbone
+from distill.frozen_pass import FrozenPass, run_backbone
 from distill.geometry.cameras import resize_intrinsics
 from distill.geometry.transforms import invert
 from distill.losses import (
@@ -33,13 +33,16 @@ from distill.models.held import Held
 from distill.models.precision import full_precision
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
+from distill.token_losses import detection_terms, identity_term, match_term
 
 Batch = dict[str, Any]
 """Tensors of B windows of V >= 2 frames in order of time, at network size:
 images [B, V, 3, H, W] in [0, 1]; K [B, V, 3, 3] pixels; boxes [B, P, V, 4] pixels; valid [B, P, V] bool;
 cam_from_body [B, P, V, 4, 4] m; body_rot [B, P, V, 23, 3, 3]; betas [B, P, num_betas];
 joints_cam [B, P, V, 24, 3] m; contact_prob [B, P, V, 6]; world_from_cam [B, V, 4, 4] m; weight [B, P];
-masks [B, P, V, h, w] shares of the tokens' cells, all 0 where nobody was segmented.
+masks [B, P, V, h, w] shares of the tokens' cells, all 0 where nobody was segmented; depth [B, V, h, w] m of the
+background in the middle of the tokens, 0 unknown; seconds [B, V]; and what the student is asked (`distill.prompting`):
+prompt_boxes, prompt_masks, prompt_K, K_known [B].
 With a feature cache (`distill.data.collate`) images holds only the rows that must be computed."""
 
 _REPORT: Final = {
@@ -55,6 +58,10 @@ _REPORT: Final = {
     "motion_translation": ("motion_translation_mm", 1e3),
     "contact": ("contact_nats", 1.0),
     "scene_scale": ("scene_scale_percent", 1e2),
+    "match": ("match_nats", 1.0),
+    "detection": ("detection_nats", 1.0),
+    "detection_box": ("detection_box_percent", 1e2),
+    "identity": ("identity_nats", 1.0),
 }
 """Terms that are logged: name in the report, with its unit, and factor."""
 
@@ -99,6 +106,14 @@ class LossConfig:
     """Two short gaps compose to the long one; needs windows of three frames or more."""
     scene_scale: float = 0.1
     """Scale of the backbone's points; needs a backbone with points."""
+    match: float = 0.2
+    """Which tokens of two frames show the same place, nats; needs labels with depth."""
+    detection: float = 0.3
+    """Whether a token is somebody's centre, nats per frame."""
+    detection_box: float = 0.3
+    """Boxes of the people found, 1 - overlap."""
+    identity: float = 0.1
+    """Who is who in two frames, nats."""
 
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
@@ -128,7 +143,7 @@ class StudentTask(nn.Module):
         }
         # Labels are composed and compared in float32, whatever autocast does.
         with full_precision(batch["images"].device):
-            terms = self._terms(predictions, batch)
+            terms = self._terms(predictions, batch) | self._token_terms(seen, batch)
             return self.loss(terms), _report(terms)
 
     def _terms(self, predictions: dict[tuple[int, int], PairPrediction], batch: Batch) -> dict[str, Term]:
@@ -140,6 +155,31 @@ class StudentTask(nn.Module):
         for i in range(batch["images"].shape[1] - 2):
             first, second, long = predictions[i, i + 1], predictions[i + 1, i + 2], predictions[i, i + 2]
             collected["gap"].append(_gap_term(first, second, long, batch))
+        return {name: _concatenate(parts) for name, parts in collected.items()}
+
+    def _token_terms(self, seen: FrozenPass, batch: Batch) -> dict[str, Term]:
+        """Terms of single frames, and of what tokens alone say about pairs."""
+        size = seen.frames[0].size
+        collected: dict[str, list[Term]] = defaultdict(list)
+        for i, tokens in enumerate(seen.frames):
+            boxes, valid = batch["boxes"][:, :, i], batch["valid"][:, :, i]
+            for name, term in detection_terms(self.student.detect(tokens), boxes, valid, size).items():
+                collected[name].append(term)
+        vectors = [
+            self.student.identify(tokens, batch["prompt_boxes"][:, :, i]) for i, tokens in enumerate(seen.frames)
+        ]
+        clip = _clip_numbers(batch)
+        for i, j in seen.pairs:
+            valid_i, valid_j = batch["valid"][:, :, i], batch["valid"][:, :, j]
+            both = valid_i & valid_j
+            collected["identity"].append(identity_term(vectors[i], vectors[j], both, valid_j, clip))
+            a, b = (seen.frames[k].features.to(vectors[i].dtype) for k in (i, j))
+            odds = self.student.trunk.matching.log_odds(a, b)
+            b_from_a = invert(batch["world_from_cam"][:, j]) @ batch["world_from_cam"][:, i]
+            for rows, one, other, motion in ((odds, i, j, b_from_a), (odds.transpose(1, 2), j, i, invert(b_from_a))):
+                lenses = (batch["K"][:, one], batch["K"][:, other])
+                depths = (batch["depth"][:, one], batch["depth"][:, other])
+                collected["match"].append(match_term(rows, *depths, lenses, motion, size))
         return {name: _concatenate(parts) for name, parts in collected.items()}
 
     def _pair_terms(self, predicted: PairPrediction, batch: Batch, i: int, j: int) -> dict[str, Term]:
@@ -179,7 +219,17 @@ class StudentTask(nn.Module):
 
 def prompts_of(batch: Batch, i: int, j: int) -> Prompts:
     """Prompts of the ordered pair of frames (i, j) of every window."""
-    return Prompts(boxes=batch["boxes"][:, :, [i, j]], valid=batch["valid"][:, :, [i, j]], K=batch["K"][:, [i, j]])
+    return Prompts(
+        boxes=batch["prompt_boxes"][:, :, [i, j]], valid=batch["valid"][:, :, [i, j]],
+        K=batch["prompt_K"][:, [i, j]], K_known=batch["K_known"],
+        seconds=(batch["seconds"][:, j] - batch["seconds"][:, i]).abs(), masks=batch["prompt_masks"][:, :, [i, j]],
+    )  # fmt: skip
+
+
+def _clip_numbers(batch: Batch) -> Tensor:
+    """[B] the same number for windows of the same clip; a sample's key is its clip's id, '-' and its first frame."""
+    clips = [name.split(":")[0].rpartition("-")[0] for name in batch["name"]]
+    return torch.tensor([clips.index(clip) for clip in clips], device=batch["weight"].device)
 
 
 def _camera_terms(predicted: PairPrediction, batch: Batch, i: int, j: int) -> dict[str, Term]:

@@ -56,8 +56,12 @@ def make_batch(body: BodyModel, *, windows: int = 2, people: int = 1, frames: in
     betas = torch.randn(windows, people, 10)
     joints = body(betas[:, :, None].expand(-1, -1, frames, -1), body_rot, cam_from_body).joints
     pixels = project(joints, K[:, None])
-    return {
+    batch = {
+        "name": [f"clip{window}-000000:0" for window in range(windows)],
         "images": torch.rand(windows, frames, 3, height, width),
+        "masks": torch.zeros(*lead[:2], frames, height // 16, width // 16),
+        "depth": 4 + torch.rand(windows, frames, height // 16, width // 16),
+        "seconds": torch.arange(frames).expand(windows, frames) / 30,
         "K": K,
         "boxes": torch.cat((pixels.amin(-2) - 2, pixels.amax(-2) + 2), dim=-1),
         "valid": torch.ones(*lead, dtype=torch.bool),
@@ -71,3 +75,5 @@ def make_batch(body: BodyModel, *, windows: int = 2, people: int = 1, frames: in
         ),
         "weight": torch.ones(windows, people),
     }
+    asked = {"prompt_boxes": batch["boxes"], "prompt_masks": batch["masks"], "prompt_K": K}
+    return batch | asked | {"K_known": torch.ones(windows, dtype=torch.bool)}

@@ -69,7 +69,14 @@ def open_cache(folder: Path, backbone: Counted, gb: float = 1.0) -> FeatureCache
 
 def windows_of(labels: str, cache: FeatureCache | None, **settings: Any) -> Windows:
     config = DataConfig(
-        windows_per_sample=2, feature_cache="x" if cache else "", feature_cache_windows=2, **STILL, **settings
+        windows_per_sample=2,
+        feature_cache="x" if cache else "",
+        feature_cache_windows=2,
+        **STILL,
+        box_jitter=0,
+        mask_share=1,
+        guessed_lens=0,
+        **settings,  # else each epoch asks something else
     )
     reader = ShardReader(find_shards(labels).urls, seed=0, rank=0, world=1)
     return Windows(reader, config, lambda size: NETWORK, seed=0, training=True, cache=cache)

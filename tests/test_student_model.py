@@ -255,7 +255,13 @@ def test_people_that_are_not_valid_and_labels_of_weight_zero_do_not_count(body: 
 
 def test_a_task_moves_and_saves_without_backbone_and_body(body: BodyModel) -> None:
     task = StudentTask(Student(SMALL), LossConfig(), copy.deepcopy(body))
-    assert {name.split(".")[1] for name in task.state_dict()} == {"trunk", "trajectory", "body"}
+    assert {name.split(".")[1] for name in task.state_dict()} == {
+        "trunk",
+        "trajectory",
+        "body",
+        "detection",
+        "identity",
+    }
     assert not any(name.startswith(("body", "student.backbone")) for name, _ in task.named_parameters())
 
 
