@@ -7,16 +7,16 @@ The meaning of a field is the docstring under it; a test compares the page with 
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib
 import inspect
-import textwrap
 import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from distill.config import read_meanings
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 SCHEMAS: Final = {
@@ -27,6 +27,7 @@ SCHEMAS: Final = {
     "footfall evaluate --ablation": "teacher.benchmark.tables:BenchmarkConfig",
     "footfall bench teacher": "teacher.benchmark.speed:BenchConfig",
     "footfall export": "distill.export:ExportConfig",
+    "footfall push": "distill.hub_push:PushConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",
 }
 """Command -> the dataclass of its settings."""
@@ -72,22 +73,8 @@ def rows_of(config: Any, prefix: str) -> Iterator[str]:
             yield f"| **`{key}.`** | | | **{summary_of(type(value))}** |"
             yield from rows_of(value, f"{key}.")
         else:
-            yield f"| `{key}` | {type_shown(kinds[field.name])} | `{shown(value)}` | {meanings.get(field.name, '')} |"
-
-
-def read_meanings(schema: type[Any]) -> dict[str, str]:
-    """Field -> the docstring under it, from the source of a dataclass."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(schema)))
-    definition = tree.body[0]
-    assert isinstance(definition, ast.ClassDef)
-    meanings: dict[str, str] = {}
-    previous = ""
-    for node in definition.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            previous = node.target.id
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and previous:
-            meanings[previous] = escape(" ".join(str(node.value.value).split()))
-    return meanings
+            meaning = escape(meanings.get(field.name, ""))
+            yield f"| `{key}` | {type_shown(kinds[field.name])} | `{shown(value)}` | {meaning} |"
 
 
 def type_shown(kind: Any) -> str:

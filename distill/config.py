@@ -6,8 +6,11 @@ Defaults live in the dataclasses, so an installed wheel needs no file. A datacla
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -73,3 +76,18 @@ def config_hash(config: Any) -> str:
 def save_config(path: Path, config: Any) -> None:
     """Write the complete config as YAML, atomically; it loads again with `load_config`."""
     write_text(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def read_meanings(schema: type[Any]) -> dict[str, str]:
+    """Field -> the docstring under it, in one line, from the source of a dataclass."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(schema)))
+    definition = tree.body[0]
+    assert isinstance(definition, ast.ClassDef)
+    meanings: dict[str, str] = {}
+    previous = ""
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            previous = node.target.id
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and previous:
+            meanings[previous] = " ".join(str(node.value.value).split())
+    return meanings

@@ -35,7 +35,7 @@ VERBS: Final = {
 
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*=")
 
-NOT_BUILT: Final = ("view", "convert", "push", "pull")
+NOT_BUILT: Final = ("view", "convert")
 """Verbs that are planned and say so."""
 
 

@@ -20,6 +20,8 @@ SURFACE = {
     "export": {"checkpoint", "--format", "--out", "overrides"},
     "run": {"video", "--checkpoint", "--out", "overrides"},
     "bench": {"name", "overrides"},
+    "push": {"folder", "id", "overrides"},
+    "pull": {"id"},
     "doctor": set[str](),
 }
 """Verb -> its words. A new setting is a field of a config (`key=value`), not an option."""

@@ -45,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     config = load_config(EvaluateConfig, None, args.overrides)
     predictions = Path(args.predictions)
-    if _is_checkpoint(predictions):
+    provenance = _provenance(args.predictions)
+    if _is_checkpoint(args.predictions):
+        provenance |= _weights(args.predictions)
         predictions = _stream_all(args.predictions, args.data, args.out.with_suffix(""))
-    report = evaluate(predictions, args.data, config, provenance=_provenance(args.predictions))
+    report = evaluate(predictions, args.data, config, provenance=provenance)
     markdown = write_report(args.out, report)
     print(markdown_table(report))
     print(f"written to {args.out} and {markdown}")
@@ -71,8 +73,25 @@ def _ablation(args: argparse.Namespace) -> int:
     return 0
 
 
-def _is_checkpoint(folder: Path) -> bool:
-    return (folder / "model.safetensors").is_file() or (folder / "export.json").is_file()
+def _is_checkpoint(name: str) -> bool:
+    """A student's or an exported folder, a shipped name, or ORG/NAME on the Hub."""
+    from distill.hub import is_hub_id
+    from distill.models.shipped import is_shipped
+
+    folder = Path(name)
+    if folder.exists():
+        return (folder / "model.safetensors").is_file() or (folder / "export.json").is_file()
+    return is_shipped(name) or is_hub_id(name)
+
+
+def _weights(checkpoint: str) -> dict[str, str]:
+    """Hash of a student's weights, so that a card can tell whether a report is about them."""
+    from distill.models.pretrained import find_student
+    from distill.models.student_files import read_config
+
+    if (Path(checkpoint) / "export.json").is_file():
+        return {}
+    return {"weights_sha256": read_config(find_student(checkpoint))["weights_sha256"]}
 
 
 def _stream_all(checkpoint: str, data: Path, out: Path) -> Path:
