@@ -31,7 +31,7 @@ class Tokens:
     size: tuple[int, int]
     """Width and height of the images in pixels."""
 
-    def __getitem__(self, index: slice) -> Tokens:
+    def __getitem__(self, index: slice | Tensor) -> Tokens:
         """Some of the images."""
         return replace(self, features=self.features[index])
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from distill.errors import FootfallError
 from distill.files import read_json
-from distill.models.josh3r import Josh3r, Josh3rConfig
+from distill.models.josh3r import Josh3r, Josh3rConfig, Josh3rHead
+from distill.models.josh3r_student import backbone_of
 from distill.models.mast3r import PATCH, Mast3rConfig
-from distill.models.mast3r_files import assign_weights, config_from_words, without_aliases
+from distill.models.mast3r_files import assign_weights, check_tensors, config_from_words, without_aliases
 from distill.models.torch_files import find_weights, read_tensors
 
 BACKBONE: Final = "mast3r."
@@ -73,7 +75,8 @@ def load_josh3r(
     Args:
         folder_or_file: a safetensors or PyTorch file with the official state dict, or a folder with one of them
             (`torch_files.find_weights`). A `config.json` beside it says the sizes; without one they are the official.
-            `smpl.*` buffers and second names of MASt3R's tensors are skipped.
+            `smpl.*` buffers and second names of MASt3R's tensors are skipped. What footfall trained itself holds no
+            backbone; its `config.json` names it.
         device: where to put it; None leaves it on the CPU.
         dtype: of MASt3R's trunk and the two decoder blocks; all heads stay float32. None keeps float32.
 
@@ -87,8 +90,13 @@ def load_josh3r(
         )
     path = find_weights(given) if given.is_dir() else given
     words = path.parent / "config.json"
-    head, backbone = josh3r_config(read_json(words) if words.is_file() else {})
+    said = read_json(words) if words.is_file() else {}
+    head, backbone = josh3r_config(said)
     stored = {name: tensor for name, tensor in read_tensors(path)[0].items() if not name.startswith(BODY)}
+    if isinstance(said.get("backbone"), dict):
+        named = backbone_of(said["backbone"])
+        backbone = named.config
+        stored |= {f"{BACKBONE}{name}": tensor for name, tensor in named.state_dict().items()}
     with torch.device("meta"):
         model = Josh3r(head, backbone)
     assign_weights(model, without_aliases(stored, BACKBONE), f"JOSH3R weights {path}")
@@ -99,3 +107,17 @@ def load_josh3r(
     if device is not None:
         model.to(device)
     return model.eval()
+
+
+def head_weights(folder_or_file: str | Path, model: Josh3rHead) -> dict[str, Tensor]:
+    """Tensors of a JOSH3R's trained half, with or without its backbone in the same file, checked against `model`.
+
+    Raises:
+        FootfallError: no such file, damaged, or of other sizes than `model`.
+    """
+    given = Path(folder_or_file)
+    path = find_weights(given) if given.is_dir() else given
+    stored = read_tensors(path)[0]
+    heads = {name: tensor for name, tensor in stored.items() if not name.startswith((BODY, BACKBONE))}
+    check_tensors(model.state_dict(), heads, f"JOSH3R weights {path}")
+    return heads

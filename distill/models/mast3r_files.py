@@ -136,7 +136,12 @@ def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str)
     Raises:
         FootfallError: a name or shape does not fit.
     """
-    wanted = model.state_dict()
+    check_tensors(model.state_dict(), weights, source)
+    model.load_state_dict(weights, assign=True)
+
+
+def check_tensors(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str) -> None:
+    """Raise `FootfallError` unless `weights` have exactly the names and shapes that are wanted."""
     missing, extra = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
     shapes = {
         name: (tuple(weights[name].shape), tuple(tensor.shape))
@@ -153,7 +158,6 @@ def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str)
             source, got=f"tensors that do not fit: {', '.join(parts)}", expected="exactly those of its config.json",
             do="take weights and config.json of the same model and revision",
         )  # fmt: skip
-    model.load_state_dict(weights, assign=True)
 
 
 def load_mast3r(folder: Path) -> Mast3r:
