@@ -117,7 +117,7 @@ def words_of(name: str) -> dict[str, Any]:
 
 def thinned(case: str, name: str, value: Tensor) -> Tensor:
     """What is kept of an output: everything of the first case, of others every 7th pixel or patch."""
-    if case == "two_views" or name == "camera":
+    if case == "two_views" or name in ("camera", "world_from_cam", "K"):
         return value
     if name.startswith("tokens"):
         return value[:, ::7]
@@ -127,6 +127,8 @@ def thinned(case: str, name: str, value: Tensor) -> Tensor:
 @torch.no_grad()
 def official_outputs(case: str) -> dict[str, Tensor]:
     """Run the official network on a case: outputs by name, views as rows."""
+    from depth_anything_3.model.utils.transform import pose_encoding_to_extri_intri
+
     words, views, size, given = CASES[case]
     model = _official_network(words_of(words)).eval()
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -142,6 +144,8 @@ def official_outputs(case: str) -> dict[str, Tensor]:
     outputs |= {"depth": dense["depth"][0], "depth_conf": dense["depth_conf"][0]}
     outputs |= {"rays": dense["ray"][0], "ray_conf": dense["ray_conf"][0]}
     outputs["camera"] = model.cam_dec(features[-1][1])[0]
+    world_from_cam, K = pose_encoding_to_extri_intri(outputs["camera"][None], (size[1], size[0]))
+    outputs |= {"world_from_cam": world_from_cam[0], "K": K[0]}
     return {name: thinned(case, name, value).contiguous().clone() for name, value in outputs.items()}
 
 

@@ -55,16 +55,15 @@ class CameraDecoder(nn.Module):
 def encode_cameras(world_from_cam: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
     """world_from_cam [..., 4, 4] and K [..., 3, 3] of images (width, height) -> encodings [..., 9]."""
     width, height = size
-    quat = quat_from_matrix(world_from_cam[..., :3, :3])  # w, x, y, z
-    quat = torch.where(quat[..., :1] < 0, -quat, quat)
+    quat = quat_from_matrix(world_from_cam[..., :3, :3]).roll(-1, dims=-1)  # w, x, y, z -> x, y, z, w
     fov = [2 * torch.atan(side / 2 / K[..., i, i]) for i, side in ((1, height), (0, width))]
-    return torch.cat((world_from_cam[..., :3, 3], quat.roll(-1, dims=-1), torch.stack(fov, dim=-1)), dim=-1)
+    return torch.cat((world_from_cam[..., :3, 3], quat, torch.stack(fov, dim=-1)), dim=-1)
 
 
 def decode_cameras(encodings: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Encodings [..., 9] -> world_from_cam [..., 4, 4] and K [..., 3, 3] of images (width, height)."""
     place, quat, fov = encodings.split((3, 4, 2), dim=-1)
-    rotation = matrix_from_quat(nn.functional.normalize(quat, dim=-1).roll(1, dims=-1))
+    rotation = matrix_from_quat(quat.roll(1, dims=-1))
     half = torch.tan(fov / 2).clamp(min=_MIN_TANGENT)
     width, height = size
     zero, one = torch.zeros_like(half[..., 0]), torch.ones_like(half[..., 0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -80,10 +80,10 @@ def config_from_words(words: Mapping[str, Any]) -> Da3Config:
             depth=int(net.get("depth", depth)),
             heads=int(net.get("num_heads", heads)),
             cross_view_start=start.pop(),
-            out_layers=tuple(int(layer) for layer in net["out_layers"]),
+            out_layers=_four(net["out_layers"]),
             position_side=int(net.get("img_size", 518)) // PATCH,
             dpt_dim=int(head["features"]),
-            dpt_layer_dims=tuple(int(dim) for dim in head["out_channels"]),
+            dpt_layer_dims=_four(head["out_channels"]),
         )
     except KeyError as error:
         raise FootfallError(
@@ -94,6 +94,11 @@ def config_from_words(words: Mapping[str, Any]) -> Da3Config:
         if isinstance(error, FootfallError):
             raise
         raise _unsupported("values", error) from error
+
+
+def _four(values: Sequence[int]) -> tuple[int, int, int, int]:
+    first, second, third, fourth = (int(value) for value in values)
+    return first, second, third, fourth
 
 
 def _check_variant(words: Mapping[str, Any], parts: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ Module and parameter names are those of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -93,8 +94,7 @@ class _Scratch(nn.Module):
         norm = _ChannelNorm(_HIDDEN)
         widths = (dim, dim // 2, dim, dim // 2, dim, dim // 2)
         self.output_conv1_aux = nn.ModuleList(
-            nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)))
-            for _ in layer_dims
+            nn.Sequential(*(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))) for _ in layer_dims
         )
         self.output_conv2_aux = nn.ModuleList(
             nn.Sequential(

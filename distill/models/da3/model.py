@@ -127,9 +127,7 @@ class Da3(Backbone):
             depth, depth_conf = self.head.depth(levels, grid)
             rays, ray_conf = self.head.rays(levels, grid)
             camera = self.cam_dec(view.camera.float())
-        return View(
-            tokens=view.layers, camera=camera, depth=depth, depth_conf=depth_conf, rays=rays, ray_conf=ray_conf
-        )
+        return View(tokens=view.layers, camera=camera, depth=depth, depth_conf=depth_conf, rays=rays, ray_conf=ray_conf)
 
     def _points(self, view: ViewTokens, frame: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """Points [B, H, W, 3] in the view's own camera, confidence [B, H, W] and world_from_cam [B, 4, 4]."""
