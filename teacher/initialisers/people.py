@@ -54,7 +54,7 @@ def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
         for person in tracker.step(image):
             tracks.setdefault(person.id, {})[index] = person.pose
     needed = min(config.min_track_frames, count)
-    kept = _choose(tracks, needed, config.max_people)
+    kept = choose_people(tracks, needed, config.max_people)
     if not kept:
         seen = max((len(t) for t in tracks.values()), default=0)
         raise FootfallError(
@@ -62,7 +62,7 @@ def run(clip: ClipFolder, config: PeopleConfig, report: Report) -> Outcome:
             expected="people who are at least an eighth of the frame's height tall", do="leave this clip out",
         )  # fmt: skip
     folder = clip.stage_dir("people")
-    people = _to_arrays([tracks[k] for k in kept], count)
+    people = to_arrays([tracks[k] for k in kept], count)
     exchanged = [_restore_sides(people, person) for person in range(len(kept))]
     people.save(folder)
     for index in range(count):
@@ -92,7 +92,7 @@ def _restore_sides(people: People, person: int) -> int:
     return frames
 
 
-def _choose(tracks: dict[int, dict[int, Pose]], needed: int, most: int) -> list[int]:
+def choose_people(tracks: dict[int, dict[int, Pose]], needed: int, most: int) -> list[int]:
     """Ids to keep, most visible first: frames seen times height."""
 
     def presence(track: dict[int, Pose]) -> float:
@@ -102,7 +102,8 @@ def _choose(tracks: dict[int, dict[int, Pose]], needed: int, most: int) -> list[
     return sorted(long_enough, key=lambda name: -presence(tracks[name]))[:most]
 
 
-def _to_arrays(tracks: list[dict[int, Pose]], frames: int) -> People:
+def to_arrays(tracks: list[dict[int, Pose]], frames: int) -> People:
+    """Tracks (frame -> pose) as arrays over `frames` frames."""
     shape = (frames, len(tracks))
     people = People(
         visible=np.zeros(shape, bool),
