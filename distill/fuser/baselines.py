@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from distill.fuser.observation import FrameObservation, Motions, axis_variance
 from distill.fuser.so3 import Array, exp, inverse, log, rigid, transpose
+from distill.trajectory import Path, chain, interpolate_frames, pair_frames
 
 
 @dataclass(kw_only=True)
@@ -24,12 +26,12 @@ class Paths:
     """Id -> [T, 4, 4]; only frames in which the person was observed count."""
 
 
-def chain_predictions(observations: Sequence[FrameObservation], gap: int = 3) -> Paths:
-    """JOSH3R's published integration: body motions in a row, the camera from the body it sees.
+def chain_predictions(observations: Sequence[FrameObservation]) -> Paths:
+    """JOSH3R's published integration (`distill.trajectory.chain`): body motions in a row, the camera from the body.
 
-    Each person's path starts at their first detection and takes the next detection at least `gap` frames later for
-    which the network gave the motion; frames between are interpolated. The camera comes from the person seen longest.
-    The other people's first pose comes from that camera, so that all are in one world.
+    Each person is chained from their first detection. The camera comes from the person seen longest; the others'
+    chains begin where that camera saw them first, so that all are in one world. Frames without a detection take
+    interpolated cameras.
 
     Raises:
         ValueError: nobody was observed, so that there is nothing to chain.
@@ -40,64 +42,43 @@ def chain_predictions(observations: Sequence[FrameObservation], gap: int = 3) ->
             seen.setdefault(person, []).append(k)
     if not seen:
         raise ValueError("chain_predictions: nobody was observed")
-    main = max(seen, key=lambda person: len(seen[person]))
-    bodies = {main: _chain_person(observations, main, seen[main], gap, np.eye(4))}
-    cameras = _cameras_from(observations, main, seen[main], bodies[main])
-    for person, frames in seen.items():
-        if person != main:
-            start = cameras[frames[0]] @ observations[frames[0]].people[person].cam_from_body
-            bodies[person] = _chain_person(observations, person, frames, gap, start)
+    main, *others = sorted(seen, key=lambda person: -len(seen[person]))
+    path = _chain_person(observations, main, seen[main])
+    every = torch.arange(len(observations))
+    cameras = interpolate_frames(path.frames, path.world_from_cam, every).numpy()
+    bodies = {main: interpolate_frames(path.frames, path.world_from_body, every).numpy()}
+    for person in others:
+        path = _chain_person(observations, person, seen[person])
+        first = seen[person][0]
+        start = cameras[first] @ observations[first].people[person].cam_from_body
+        bodies[person] = start @ interpolate_frames(path.frames, path.world_from_body, every).numpy()
     return Paths(world_from_cam=cameras, world_from_body=bodies)
 
 
-def _chain_person(
-    observations: Sequence[FrameObservation], person: int, frames: list[int], gap: int, start: Array
-) -> Array:
-    """[T, 4, 4]; poses of frames without a link are interpolated, ends are repeated."""
-    known, poses = [frames[0]], [start]
-    for k in frames[1:]:
-        if k - known[-1] < gap and k != frames[-1]:
-            continue
-        motions = observations[k].people[person].motions
-        rows = np.flatnonzero(motions.gaps == k - known[-1])
-        if len(rows):
-            poses.append(poses[-1] @ motions.past_from_now[rows[0]])
-            known.append(k)
-        elif k - known[-1] >= gap:  # lost for longer than any gap: as the camera of that time saw both
-            known.append(k)
-            poses.append(poses[-1] @ _bridge(observations, person, known[-2], k))
-    return _between(np.array(known), np.stack(poses), len(observations))
+def _chain_person(observations: Sequence[FrameObservation], person: int, frames: list[int]) -> Path:
+    """One person's chain; steps over pauses for which the network gave no motion come from what the camera saw."""
+    steps = np.stack(
+        [np.eye(4)] + [_step(observations, person, frames[a], frames[b]) for a, b in pair_frames(frames).tolist()]
+    )[1:]
+    cam_from_body = np.stack([observations[k].people[person].cam_from_body for k in frames])
+    return chain(
+        frames, torch.from_numpy(steps[:, :3, 3]), torch.from_numpy(steps[:, :2, :3]).flatten(-2),
+        torch.from_numpy(cam_from_body),
+    )  # fmt: skip
 
 
-def _bridge(observations: Sequence[FrameObservation], person: int, first: int, last: int) -> Array:
-    """Body motion over a pause, from roots and camera motions of one frame each."""
+def _step(observations: Sequence[FrameObservation], person: int, first: int, last: int) -> Array:
+    """body_first_from_body_last: the network's motion for that gap, else from both roots and camera steps between."""
+    motions = observations[last].people[person].motions
+    rows = np.flatnonzero(motions.gaps == last - first)
+    if len(rows):
+        return np.asarray(motions.past_from_now[rows[0]], np.float64)
     moved = np.eye(4)
     for k in range(first + 1, last + 1):
-        rows = np.flatnonzero(observations[k].camera.gaps == 1)
-        if len(rows):
-            moved = moved @ observations[k].camera.past_from_now[rows[0]]
+        for row in np.flatnonzero(observations[k].camera.gaps == 1):
+            moved = moved @ observations[k].camera.past_from_now[row]
     a, b = (observations[k].people[person].cam_from_body for k in (first, last))
     return inverse(a) @ moved @ b
-
-
-def _between(known: Array, poses: Array, count: int) -> Array:
-    """Poses of all frames: linear translation, geodesic rotation, ends repeated."""
-    frame = np.clip(np.arange(count), known[0], known[-1])
-    upper = np.clip(np.searchsorted(known, frame), 1, max(len(known) - 1, 1))
-    if len(known) == 1:
-        return np.repeat(poses, count, axis=0)
-    a, b = poses[upper - 1], poses[upper]
-    share = ((frame - known[upper - 1]) / (known[upper] - known[upper - 1]))[:, None]
-    turned = log(transpose(a[:, :3, :3]) @ b[:, :3, :3])
-    return rigid(a[:, :3, :3] @ exp(share * turned), a[:, :3, 3] + share * (b[:, :3, 3] - a[:, :3, 3]))
-
-
-def _cameras_from(
-    observations: Sequence[FrameObservation], person: int, frames: list[int], world_from_body: Array
-) -> Array:
-    """[T, 4, 4] cameras from one person; between and outside detections interpolated."""
-    poses = np.stack([world_from_body[k] @ inverse(observations[k].people[person].cam_from_body) for k in frames])
-    return _between(np.array(frames), poses, len(observations))
 
 
 def average_gaps(observations: Sequence[FrameObservation]) -> Paths:

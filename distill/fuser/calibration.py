@@ -102,10 +102,12 @@ def error_series(
 
 def _scale_of(observations: Sequence[FrameObservation], truth: Result) -> float:
     """Log of the clip's scale: median log ratio of depths."""
+    depth = {int(i): truth.motion.cam_from_body[:, column, 2, 3] for column, i in enumerate(truth.motion.ids)}
     ratios = [
-        np.log(person.cam_from_body[2, 3] / truth.motion.cam_from_body[k, int(np.flatnonzero(truth.motion.ids == i)[0]), 2, 3])
-        for k, frame in enumerate(observations) for i, person in frame.people.items()
-    ]  # fmt: skip
+        np.log(person.cam_from_body[2, 3] / depth[i][k])
+        for k, frame in enumerate(observations)
+        for i, person in frame.people.items()
+    ]
     return float(np.median(ratios)) if ratios else 0.0
 
 

@@ -102,7 +102,8 @@ def read_scales(path: Path) -> UncertaintyScales:
     names = {field.name for field in fields(UncertaintyScales)}
     if set(scales) != names or not all(isinstance(value, float | int) and value > 0 for value in scales.values()):
         raise FootfallError(
-            f"uncertainty scales {path}", got=scales or "none", expected=f"a number above 0 for each of {sorted(names)}",
+            f"uncertainty scales {path}", got=scales or "none",
+            expected=f"a number above 0 for each of {sorted(names)}",
             do="measure them again with benchmarks/fuser_calibration.py",
         )  # fmt: skip
     return UncertaintyScales(**scales)

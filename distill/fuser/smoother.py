@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +72,7 @@ class Fuser:
         self._stances: dict[tuple[int, int], int] = {}
         self._settled: list[FusedFrame] = []
         self._left = (np.zeros(3), np.zeros(3))
+        self._standing = np.zeros(0)
 
     def step(self, observation: FrameObservation) -> FusedFrame:
         """The next frame.
@@ -84,28 +86,30 @@ class Fuser:
         motions = observation.camera.usable(min(self.config.lag, self._index))
         people = {k: p for k, p in observation.people.items() if p.is_finite()}
         self._test_static(motions)
+        self._standing = self._static.probabilities()
         nodes = self._add_states(motions, people)
         self._add_camera(nodes[CAMERA], motions)
         for person, seen in people.items():
             self._add_person(nodes, person, seen)
         self._pin_static()
         self.window.improve(self.config.iterations)
-        frames = self._frames()
-        if self._index >= self.config.lag:
-            self._settle(frames[0])
-        return frames[-1]
+        self._settled = []
+        if self._index < self.config.lag:
+            return self._frames([-1])[0]
+        oldest, newest = self._frames([0, -1])
+        self._settle(oldest)
+        return newest
 
     def settled(self) -> list[FusedFrame]:
-        """Frames that have left the window since the last call, in order; they will not change any more."""
-        frames, self._settled = self._settled, []
-        return frames
+        """Frames that left the window with the last `step` (at most one); they will not change any more."""
+        return self._settled
 
     def finish(self) -> list[FusedFrame]:
-        """The end: all frames that have not been handed out yet."""
+        """The end: the frames that are still in the window, in order."""
         if self._index < 0:
             return []
         self.window.improve(self.config.iterations)
-        return self.settled() + self._frames()
+        return self._frames(range(len(self._times)))
 
     # Adding a frame
 
@@ -260,7 +264,7 @@ class Fuser:
         if not len(table):
             return
         frames: Ints = states.frame[table.nodes[:, 1]]
-        standing = self._static.probabilities()[frames - self._index - 1]
+        standing = self._standing[frames - self._index - 1]
         pinned = np.repeat(np.square((self.config.static_rotation, self.config.static_translation_m)), 3)
         dt = np.array([self._times[int(k)] - self._times[int(k) - 1] for k in frames])
         loose = np.repeat(np.square(JUMP), 3) * dt[:, None] ** 2
@@ -269,52 +273,48 @@ class Fuser:
 
     # Results
 
-    def _frames(self) -> list[FusedFrame]:
-        """All frames of the window in true metres, oldest first."""
+    def _frames(self, wanted: Sequence[int]) -> list[FusedFrame]:
+        """Frames of the window by their place in it, oldest first, in true metres."""
         states = self.window.states
         cameras = np.flatnonzero(states.owner == CAMERA)
-        standing = self._static.probabilities()[-len(cameras) :]
-        network, metric = self._left
-        frames = []
-        for camera, probability in zip(cameras, standing, strict=True):
-            shrink = np.exp(-states.factor[camera])
-            metric = metric + shrink * (states.t[camera] - network)
-            network = states.t[camera]
-            frames.append(self._frame(int(camera), metric, float(probability)))
-        return frames
+        # Every step of the camera is scaled by what was known of the scale when it was made.
+        steps = np.diff(states.t[cameras], axis=0, prepend=self._left[0][None])
+        metric = self._left[1] + np.cumsum(np.exp(-states.factor[cameras])[:, None] * steps, axis=0)
+        groups = [np.flatnonzero(states.frame == states.frame[cameras[k]]) for k in wanted]
+        covariances = iter(self.window.covariances(np.concatenate(groups)))
+        return [
+            self._frame(nodes, metric[k], float(self._standing[k - len(cameras)]), covariances)
+            for k, nodes in zip([range(len(cameras))[k] for k in wanted], groups, strict=True)
+        ]
 
-    def _frame(self, camera: int, position: Array, standing: float) -> FusedFrame:
-        """One frame; `position` [3]: the camera in true metres."""
-        states, index = self.window.states, int(self.window.states.frame[camera])
-        shrink = np.exp(-states.factor[camera])
-        scale_variance = float(self.window.covariance(NODE * camera + np.array([6]))[0, 0])
-        people = {}
-        for node in np.flatnonzero((states.frame == index) & (states.owner != CAMERA)):
-            place = position + shrink * (states.t[node] - states.t[camera])
-            people[int(states.owner[node])] = FusedPerson(
+    def _frame(self, nodes: Ints, position: Array, standing: float, covariances: Iterator[Array]) -> FusedFrame:
+        """One frame from its nodes, the camera's first, and the camera's position [3] in true metres."""
+        states, camera = self.window.states, nodes[0]
+        shrink = float(np.exp(-states.factor[camera]))
+        scale_variance, people = 0.0, {}
+        for node in nodes:
+            covariance = next(covariances)
+            if node == camera:
+                scale_variance, place = covariance[6, 6], position
+            else:
+                place = position + shrink * (states.t[node] - states.t[camera])
+            person = FusedPerson(
                 world_from_body=rigid(states.R[node], place),
-                covariance=self._metric_covariance(int(node), place, scale_variance),
+                covariance=_metric(covariance, shrink, scale_variance, turn(transpose(states.R[node]), place)),
             )
+            people[int(states.owner[node])] = person
+        seen_from = people.pop(CAMERA)
+        index = int(states.frame[camera])
         return FusedFrame(
-            index=index, timestamp=self._times[index], world_from_cam=rigid(states.R[camera], position),
-            covariance=self._metric_covariance(camera, position, scale_variance),
-            log_scale=float(states.factor[camera]), static_prob=standing, people=people,
+            index=index, timestamp=self._times[index], world_from_cam=seen_from.world_from_body,
+            covariance=seen_from.covariance, log_scale=float(states.factor[camera]), static_prob=standing,
+            people=people,
         )  # fmt: skip
-
-    def _metric_covariance(self, node: int, place: Array, scale_variance: float) -> Array:
-        """[6, 6] of a pose in true metres: a wrong scale moves a point along its distance from the first camera."""
-        covariance = self.window.covariance(NODE * node + np.arange(6))
-        R = self.window.states.R[node]
-        shrink = np.repeat((1.0, np.exp(-self.window.states.factor[node])), 3)
-        covariance = covariance * np.outer(shrink, shrink)
-        along = turn(transpose(R), place)
-        covariance[3:, 3:] += scale_variance * np.outer(along, along)
-        return covariance
 
     def _settle(self, frame: FusedFrame) -> None:
         """Hand out the oldest frame and marginalise it, with footholds that no frame holds any more."""
         index = frame.index
-        self._settled.append(frame)
+        self._settled = [frame]
         states = self.window.states
         drop = states.frame == index
         self._left = states.t[states.node_of(CAMERA, index)], frame.world_from_cam[:3, 3]
@@ -328,6 +328,17 @@ class Fuser:
         present = set(states.owner.tolist())
         self._stances = {key: at for key, at in self._stances.items() if key[0] in present}
         del self._times[index]
+
+
+def _metric(covariance: Array, shrink: float, scale_variance: float, along: Array) -> Array:
+    """[6, 6] of a pose in true metres from [7, 7] in the network's.
+
+    A wrong scale moves a point along its distance [3] from the first camera, seen in the pose's own axes.
+    """
+    factors = np.repeat((1.0, shrink), 3)
+    metric = covariance[:6, :6] * np.outer(factors, factors)
+    metric[3:, 3:] += scale_variance * np.outer(along, along)
+    return metric
 
 
 def cam_from_body(frame: FusedFrame, person: int) -> Array:

@@ -64,10 +64,10 @@ def marginalise(H: Array, g: Array, drop: Array) -> tuple[Array, Array]:
     H' = H_kk - H_kd H_dd^-1 H_dk, g' = g_k - H_kd H_dd^-1 g_d: for a linear system, solving for the kept ones gives
     what the whole would have given.
     """
-    keep = ~drop
-    factor = factorise(H[np.ix_(drop, drop)])
-    across = H[np.ix_(drop, keep)]
-    eliminated = solve(factor, np.concatenate((across, g[drop, None]), axis=1))
+    dropped, keep = np.flatnonzero(drop), np.flatnonzero(~drop)
+    rows = H[dropped]
+    factor, across = factorise(rows[:, dropped]), rows[:, keep]
+    eliminated = solve(factor, np.concatenate((across, g[dropped, None]), axis=1))
     left = across.T @ eliminated
-    reduced = H[np.ix_(keep, keep)] - left[:, :-1]
+    reduced = H[keep][:, keep] - left[:, :-1]
     return 0.5 * (reduced + reduced.T), g[keep] - left[:, -1]

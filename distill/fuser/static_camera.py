@@ -13,6 +13,7 @@ Proc. IEEE 1989, eqs. 19-27) gives the probability for every frame of the window
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final, Literal
 
@@ -52,7 +53,7 @@ class StaticCamera:
     def __init__(self, mode: CameraMode, frames: int) -> None:
         """For windows of `frames` frames; with mode "static" or "moving" nothing is tested."""
         self.mode, self._frames = mode, frames
-        self._start = np.array([0.5, 0.5])
+        self._start = 0.5
         self._evidence: deque[float] = deque()
         self._long: deque[tuple[int, Array, Array, float]] = deque(maxlen=512)
 
@@ -87,38 +88,41 @@ class StaticCamera:
         return motion, seconds, spread, frames
 
     def _push(self, evidence: float) -> None:
-        self._evidence.append(float(np.clip(evidence, -MOST, MOST)))
+        self._evidence.append(min(max(evidence, -MOST), MOST))
         if len(self._evidence) > self._frames:
-            self._start = _normalised(_predict(self._start) * _likelihood(self._evidence.popleft()))
+            self._start = _forward(self._start, self._evidence.popleft())
 
     def probabilities(self) -> Array:
         """[n] for the last n frames, oldest first: probability that the camera stood when the frame came."""
         count = len(self._evidence)
         if self.mode != "auto":
             return np.full(count, float(self.mode == "static"))
-        forward, state = np.empty((count, 2)), self._start
-        for k, evidence in enumerate(self._evidence):
-            state = forward[k] = _normalised(_predict(state) * _likelihood(evidence))
-        backward = np.ones(2)
-        smooth = np.empty(count)
-        for k in reversed(range(count)):
-            smooth[k] = _normalised(forward[k] * backward)[0]
-            backward = _normalised(_predict(backward * _likelihood(self._evidence[k])))
-        return smooth
+        forward, standing = [], self._start
+        for evidence in self._evidence:
+            standing = _forward(standing, evidence)
+            forward.append(standing)
+        # Backward: likelihood of all later frames if the camera stood, over the sum of that and if it moved.
+        smooth, later = [], 0.5
+        for standing, evidence in zip(reversed(forward), reversed(self._evidence), strict=True):
+            smooth.append(_weighed(standing, math.log(later / (1 - later))))
+            later = _sticky(_weighed(later, evidence))
+        return np.array(smooth[::-1])
 
 
 def _vector(motion: Array) -> Array:
     return np.concatenate((log(motion[:3, :3]), motion[:3, 3]))
 
 
-def _predict(state: Array) -> Array:
-    """The sticky transition; symmetric, so that it serves both directions."""
-    return (1 - SWITCH) * state + SWITCH * state[::-1]
+def _sticky(standing: float) -> float:
+    """The transition; symmetric, so that it serves both directions."""
+    return (1 - SWITCH) * standing + SWITCH * (1 - standing)
 
 
-def _likelihood(evidence: float) -> Array:
-    return np.array([np.exp(0.5 * evidence), np.exp(-0.5 * evidence)])
+def _weighed(standing: float, evidence: float) -> float:
+    """Probability of standing after a log likelihood ratio (Bayes)."""
+    odds = standing / (1 - standing) * math.exp(evidence)
+    return odds / (1 + odds)
 
 
-def _normalised(state: Array) -> Array:
-    return state / state.sum()
+def _forward(standing: float, evidence: float) -> float:
+    return _weighed(_sticky(standing), evidence)

@@ -42,11 +42,13 @@ class Window:
         return len(self.states.foothold) - 1
 
     def _grow(self, at: int, count: int) -> None:
-        """Room in the prior for new columns."""
-        kept = np.concatenate((np.arange(at), np.arange(at, len(self._g)) + count))
+        """Room in the prior for `count` new columns from column `at`."""
         size = len(self._g) + count
         H, g = np.zeros((size, size)), np.zeros(size)
-        H[np.ix_(kept, kept)], g[kept] = self._H, self._g
+        after = at + count
+        H[:at, :at], H[:at, after:] = self._H[:at, :at], self._H[:at, at:]
+        H[after:, :at], H[after:, after:] = self._H[at:, :at], self._H[at:, at:]
+        g[:at], g[after:] = self._g[:at], self._g[at:]
         self._H, self._g = H, g
 
     def pin(self, columns: Ints, sigma: Array) -> None:
@@ -66,12 +68,14 @@ class Window:
             if np.abs(step).max() < 1e-5:
                 return
 
-    def covariance(self, columns: Ints) -> Array:
-        """[c, c] of some columns as of the last `improve`; those of poses are local steps (rad, then metres)."""
+    def covariances(self, nodes: Ints) -> Array:
+        """[c, 7, 7] of nodes as of the last `improve`: local steps (rad, metres), then the log factor."""
         assert self._factor is not None, "improve() comes first"
-        unit = np.zeros((len(self._factor), len(columns)))
-        unit[columns, np.arange(len(columns))] = 1.0
-        return solve(self._factor, unit)[columns]
+        columns = NODE * nodes[:, None] + np.arange(NODE)
+        unit = np.zeros((len(self._factor), columns.size))
+        unit[columns.ravel(), np.arange(columns.size)] = 1.0
+        solved = solve(self._factor, unit)
+        return np.stack([solved[rows, NODE * k : NODE * (k + 1)] for k, rows in enumerate(columns)])
 
     def remove(self, drop_nodes: Array, drop_footholds: Array) -> None:
         """Marginalise the marked nodes [n] and footholds [m] with all factors that touch them."""

@@ -1,0 +1,84 @@
+"""Observations of a clip in one file, so that the fuser can be tuned and measured again without the network.
+
+clip.npz
+    timestamps [T] s
+    camera_frame [N], camera_gap [N], camera_move [N, 4, 4], camera_log_var [N, 2]         camera motions
+    person_frame [M], person_id [M], cam_from_body [M, 4, 4], root_log_var [M, 3], contact_prob [M, 6],
+    feet [M, 4, 3], joints [M, 24, 3]                                                      people, one row per frame
+    motion_row [L] (row of the person), motion_gap [L], motion_move [L, 4, 4], motion_log_var [L, 2]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.files import load_arrays, save_arrays
+from distill.fuser.observation import FrameObservation, Motions, PersonObservation
+from distill.fuser.so3 import Array
+
+Joints = list[dict[int, Array]]
+"""For every frame: person's id -> [24, 3] joints in the body, metres."""
+
+
+def save_observations(path: Path, observations: Sequence[FrameObservation], joints: Joints) -> None:
+    """Write a clip."""
+    people = [(k, person, seen) for k, frame in enumerate(observations) for person, seen in frame.people.items()]
+    camera = _rows([frame.camera for frame in observations])
+    motion = _rows([seen.motions for _, _, seen in people])
+    save_arrays(path, {
+        "timestamps": np.array([frame.timestamp for frame in observations]),
+        "camera_frame": camera[0], "camera_gap": camera[1], "camera_move": camera[2], "camera_log_var": camera[3],
+        "person_frame": np.array([k for k, _, _ in people], np.int64),
+        "person_id": np.array([person for _, person, _ in people], np.int64),
+        "cam_from_body": np.array([seen.cam_from_body for _, _, seen in people]).reshape(-1, 4, 4),
+        "root_log_var": np.array([seen.root_log_var for _, _, seen in people]).reshape(-1, 3),
+        "contact_prob": np.array([seen.contact_prob for _, _, seen in people]).reshape(-1, 6),
+        "feet": np.array([seen.feet for _, _, seen in people]).reshape(-1, 4, 3),
+        "joints": np.array([joints[k][person] for k, person, _ in people]).reshape(-1, 24, 3),
+        "motion_row": motion[0], "motion_gap": motion[1], "motion_move": motion[2], "motion_log_var": motion[3],
+    })  # fmt: skip
+
+
+def _rows(motions: Sequence[Motions]) -> tuple[Any, Any, Any, Any]:
+    """Motions of several owners as rows: owner, gap, move, log variance."""
+    none = Motions()
+    return (
+        np.repeat(np.arange(len(motions)), [len(m.gaps) for m in motions]),
+        np.concatenate([m.gaps for m in motions] or [none.gaps]),
+        np.concatenate([m.past_from_now for m in motions] or [none.past_from_now]),
+        np.concatenate([m.log_var for m in motions] or [none.log_var]),
+    )
+
+
+def load_observations(path: Path) -> tuple[list[FrameObservation], Joints]:
+    """Read what `save_observations` wrote.
+
+    Raises:
+        FootfallError: not such a file.
+    """
+    a = load_arrays(path)
+    observations = []
+    joints: Joints = []
+    for k, time in enumerate(a["timestamps"]):
+        camera = _motions(a, "camera", a["camera_frame"] == k)
+        observations.append(FrameObservation(timestamp=float(time), camera=camera))
+        joints.append({})
+    for row, (k, person) in enumerate(zip(a["person_frame"].tolist(), a["person_id"].tolist(), strict=True)):
+        observations[k].people[person] = PersonObservation(
+            cam_from_body=a["cam_from_body"][row], root_log_var=a["root_log_var"][row],
+            contact_prob=a["contact_prob"][row], feet=a["feet"][row],
+            motions=_motions(a, "motion", a["motion_row"] == row),
+        )  # fmt: skip
+        joints[k][person] = a["joints"][row]
+    return observations, joints
+
+
+def _motions(arrays: dict[str, Any], kind: str, rows: Any) -> Motions:
+    return Motions(
+        gaps=arrays[f"{kind}_gap"][rows], past_from_now=arrays[f"{kind}_move"][rows],
+        log_var=arrays[f"{kind}_log_var"][rows],
+    )  # fmt: skip
