@@ -46,7 +46,8 @@ def detection_terms(candidates: Candidates, boxes: Tensor, valid: Tensor, size: 
 
     Returns:
         `detection`: focal loss per token [B, h*w] in nats per frame; tokens on a person beside their centre token do
-        not count. `detection_box`: 1 - generalised overlap (GIoU, arXiv 1902.09630) of each person's candidate [B, P].
+        not count. `detection_box`: 1 - generalised overlap (GIoU, arXiv 1902.09630) [B, h*w] of the candidates on a
+        person, beside the centre too: if one of them is believed, it must be seen to be the same person.
     """
     batch, down, across = candidates.logit.shape
     count = down * across
@@ -60,9 +61,13 @@ def detection_terms(candidates: Candidates, boxes: Tensor, valid: Tensor, size: 
     share = torch.where(target > 0, POSITIVE_SHARE, 1 - POSITIVE_SHARE)
     nats = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
     focal = share * unlikely**FOCUS * nats * count
-    beside = (_inner_tokens(boxes, (down, across), size) & valid[..., None]).any(1) & (target == 0)
-    found = candidates.boxes.flatten(1, 2).gather(1, index[..., None].expand(-1, -1, 4))
-    return {"detection": Term(focal, ~beside), "detection_box": Term(1 - generalised_overlap(found, boxes), there)}
+    on_person = _inner_tokens(boxes, (down, across), size) & valid[..., None]  # [B, P, h*w]
+    on_person |= F.one_hot(index, count).bool() & there[..., None]
+    owner = on_person.int().argmax(1)  # the nearest, who hides the others
+    wanted = boxes.gather(1, owner[..., None].expand(-1, -1, 4))
+    box = 1 - generalised_overlap(candidates.boxes.flatten(1, 2), wanted)
+    taken = on_person.any(1)
+    return {"detection": Term(focal, ~taken | (target > 0)), "detection_box": Term(box, taken)}
 
 
 def _inner_tokens(boxes: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
