@@ -15,12 +15,14 @@ def main() -> int:
     """Parse, validate, build, train. Mistakes of the user are one line and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, help="YAML file; defaults are complete without one")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint (resume=true)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
     args = parser.parse_args()
     try:
         from distill.train_config import TrainConfig
 
-        config = load_config(TrainConfig, args.config, args.overrides)  # before anything is started
+        overrides = [*args.overrides, *(["resume=true"] if args.resume else [])]
+        config = load_config(TrainConfig, args.config, overrides)  # before anything is started
         from distill.trainer import Trainer
 
         Trainer(config).train()

@@ -12,9 +12,9 @@
         log/                   config.yaml, log.jsonl, tracker files
 
 Nothing here is pickled. The frozen backbone is in none of these files: only its id, revision and hash. `state/` is
-written beside and moved into place, so a run killed at any moment leaves a complete checkpoint. Under
-DeepSpeed or FSDP, whose states are divided among processes, accelerate's own files (pickled) replace model and
-optimiser inside `state/`.
+written beside and moved into place, so a run killed at any moment leaves a complete checkpoint. Tensors are whole
+however they are divided in training, so FSDP's checkpoints are the same files. Only DeepSpeed keeps its optimiser to
+itself: `state/accelerate/`, accelerate's own files (pickled), takes the place of `optimiser.*` there.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from distill.average import divided_like, whole
 from distill.errors import FootfallError
 from distill.files import read_json, write_json, write_text
 
 STATE_FORMAT: Final = "footfall-training/1"
+RUN_ENTRIES: Final = ("pretrained", "state", "state.new", "state.old", "log")
+"""What a run's folder may hold."""
 
 
 @dataclass(kw_only=True)
@@ -51,26 +54,35 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
 
 
-def write_optimiser(folder: Path, optimiser: torch.optim.Optimizer) -> None:
-    """State of an optimiser as tensors and JSON."""
+def optimiser_state(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State of an optimiser: whole tensors as "PARAMETER.NAME", and what JSON can hold. Collective under FSDP2."""
     state = optimiser.state_dict()
     tensors, numbers = {}, {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
+                tensors[f"{index}.{name}"] = whole(value)
             else:
                 numbers[f"{index}.{name}"] = value
+    return tensors, {"state": numbers, "param_groups": state["param_groups"]}
+
+
+def write_optimiser(folder: Path, tensors: dict[str, Tensor], content: dict[str, Any]) -> None:
+    """Write what `optimiser_state` gave."""
     write_tensors(folder / "optimiser.safetensors", tensors)
-    write_json(folder / "optimiser.json", {"state": numbers, "param_groups": state["param_groups"]})
+    write_json(folder / "optimiser.json", content)
 
 
 def read_optimiser(folder: Path, optimiser: torch.optim.Optimizer) -> None:
-    """Restore what `write_optimiser` wrote."""
+    """Restore what `write_optimiser` wrote, divided as the parameters are now. Collective under FSDP2."""
     stored = read_json(folder / "optimiser.json")
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for name, value in {**load_file(folder / "optimiser.safetensors"), **stored["state"]}.items():
+    for name, value in sorted({**load_file(folder / "optimiser.safetensors"), **stored["state"]}.items()):
         index, _, entry = name.partition(".")
+        parameter = parameters[int(index)]
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            value = divided_like(value, parameter)
         state.setdefault(int(index), {})[entry] = value
     optimiser.load_state_dict({"state": state, "param_groups": stored["param_groups"]})
 
@@ -99,6 +111,30 @@ def put_in_place(new: Path, run: Path) -> None:
         state.rename(old)
     new.rename(state)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_folder(run: Path, *, resume: bool) -> Path | None:
+    """The state to go on from, or None for a new run.
+
+    Raises:
+        FootfallError: the folder cannot be used: a checkpoint is there and `resume` is off, it is a file or lies
+            below one, or it holds something else.
+    """
+    state = find_state(run)
+    if state is not None and not resume:
+        raise FootfallError(
+            f"run {run}", got="a checkpoint of an earlier run", expected="a new run or --resume",
+            do="add --resume (or resume=true) to go on, or choose another name",
+        )  # fmt: skip
+    blocked = next((path for path in (run, *run.parents) if path.exists() and not path.is_dir()), None)
+    others = run.iterdir() if run.is_dir() and state is None else ()
+    foreign = sorted(path.name for path in others if path.name not in RUN_ENTRIES)
+    if blocked is not None or foreign:
+        raise FootfallError(
+            f"run {run}", got=f"{blocked} is a file" if blocked else f"a folder that holds {', '.join(foreign[:3])}",
+            expected="a folder of a run, or none yet", do="choose another name or out",
+        )  # fmt: skip
+    return state
 
 
 def cut_log(path: Path, step: int) -> None:

@@ -54,10 +54,12 @@ class TrainConfig:
     """Steps between evaluations on `data.held_out_shards`."""
     evaluate_batches: int = 50
     """Batches per evaluation and process."""
+    evaluate_clips: int = 4
+    """Held-out samples that are streamed at each evaluation for errors in the world; 0 leaves them out."""
     save_every: int = 1000
     """Steps between checkpoints."""
     resume: bool = False
-    """Go on from the run's last checkpoint."""
+    """Go on from the run's last checkpoint, or start if there is none; also `--resume`."""
     tracker: Literal["none", "tensorboard", "wandb"] = "none"
     """Where else the log goes, through accelerate."""
     init_from: str = ""
@@ -69,6 +71,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.log_every, self.evaluate_every, self.evaluate_batches, self.save_every) < 1:
-            raise ValueError("steps and all *_every must be at least 1")
+            raise ValueError("steps, evaluate_batches and all *_every must be at least 1")
+        if self.evaluate_clips < 0:
+            raise ValueError(f"evaluate_clips is {self.evaluate_clips}, expected 0 or more")
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ValueError(f"name: got {self.name!r}, expected a plain folder name")

@@ -7,67 +7,43 @@ weights, bit for bit, as one that was never stopped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 import shutil
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    InitProcessGroupKwargs,
-    ProjectConfiguration,
-    set_seed,
-)
-from torch import Tensor, nn
+from accelerate.utils import set_seed
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from distill import checkpoint
+from distill.average import Average, whole, whole_weights
+from distill.batches import load_batches
 from distill.checkpoint import Position
 from distill.config import config_to_dict, save_config
-from distill.data import Windows, collate, to_device
+from distill.data import Windows, to_device
 from distill.errors import FootfallError
 from distill.feature_cache import FeatureCache, identity_of
 from distill.files import write_json
+from distill.held_out import METRICS, world_errors
+from distill.launch import make_accelerator, raise_together, sharding_of
+from distill.models.pretrained import write_card
 from distill.models.student import Student
 from distill.shards.reader import ShardReader, find_shards
 from distill.task import StudentTask
 from distill.train_config import OptimConfig, TrainConfig
+from distill.training_record import note_start
 
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """The only place where accelerate is configured; everything else comes from the launcher.
-
-    Raises:
-        FootfallError: the launcher started several processes that do not see each other.
-    """
-    wants_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
-    has_cuda = torch.cuda.is_available()
-    handlers: list[Any] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-    if wants_deepspeed and not has_cuda:
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    folder = Path(config.out) / config.name
-    accelerator = Accelerator(
-        cpu=not has_cuda and not wants_deepspeed,
-        gradient_accumulation_steps=config.optim.accumulate,
-        log_with=None if config.tracker == "none" else config.tracker,
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "log")),
-        kwargs_handlers=handlers,
-    )
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != world:
-        raise FootfallError(
-            "accelerate launch", got=f"{world} processes that each believe to be {accelerator.num_processes}",
-            expected="processes that work together", do="on CPUs use configs/accelerate/two_cpu_processes.yaml",
-        )  # fmt: skip
-    return accelerator
+_AUTOCAST: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
@@ -76,24 +52,6 @@ def learning_rate(step: int, steps: int, config: OptimConfig) -> float:
         return config.lr * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
     return config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-class Average:
-    """Exponential running average of the trained weights."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the model; young averages move faster."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                self.weights[name].lerp_(tensor.detach().to(self.weights[name]), 1 - decay)
-            else:
-                self.weights[name].copy_(tensor)
 
 
 class Trainer:
@@ -105,28 +63,26 @@ class Trainer:
         self.folder = Path(config.out) / config.name
         shards = find_shards(config.data.shards)
         held_out = find_shards(config.data.held_out_shards) if config.data.held_out_shards else None
-        state = checkpoint.find_state(self.folder)
-        if state is not None and not config.resume:
-            raise FootfallError(
-                f"run {self.folder}", got="a checkpoint of an earlier run", expected="a new run or resume=true",
-                do="add resume=true to go on, or choose another name",
-            )  # fmt: skip
+        state = checkpoint.check_folder(self.folder, resume=config.resume)
         self.accelerator = make_accelerator(config)
+        self.sharding = sharding_of(self.accelerator)
         set_seed(config.seed)
         self.student = Student.from_pretrained(config.init_from) if config.init_from else Student(config.student)
         self.student.train()
-        self.average = Average(self.student, config.optim.ema)
+        training = self._read_training(state)
+        if state is not None:  # before anything is divided between processes
+            self.student.load_state_dict(checkpoint.read_weights(state / "model.safetensors"))
         self.optimiser = torch.optim.AdamW(_groups(self.student, config.optim), lr=config.optim.lr)
         self.cache = self._cache()
         self._prepare()
+        self.average = Average(self.student, config.optim.ema)
         self.position = Position()
         self.step, self.seconds = 0, 0.0
         self.data = self._windows(shards.urls, training=True)
         self.held_out = self._windows(held_out.urls, training=False) if held_out else None
-        if self.held_out is not None and next(iter(self._loader(self.held_out)), None) is None:
-            raise _too_few("held_out_shards", config)
         if state is not None:
-            self._restore(state)
+            self._restore(state, training)
+        self._check_data()
 
     def _prepare(self) -> None:
         plugin = self.accelerator.state.deepspeed_plugin
@@ -137,9 +93,7 @@ class Trainer:
             self.accelerator.gradient_accumulation_steps = self.config.optim.accumulate
         task = StudentTask(self.student, self.config.loss).to(self.accelerator.device)
         task.cache = self.cache
-        self.average.weights = {k: v.to(self.accelerator.device) for k, v in self.average.weights.items()}
         self.task, self.optimiser = self.accelerator.prepare(task, self.optimiser)
-        self.sharded = self.accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
     def _windows(self, urls: list[str], *, training: bool) -> Windows:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -159,55 +113,96 @@ class Trainer:
         folder, budget = Path(self.config.data.feature_cache), self.config.data.feature_cache_gb
         return FeatureCache(folder, budget, identity, writers=self.accelerator.num_processes)
 
+    def _check_data(self) -> None:
+        """Take the first batch, and one held out: every process learns whether all have enough."""
+        self.batches, error = self._batches(), None
+        try:
+            self.batches = chain([next(self.batches)], self.batches)
+            if self.held_out is not None and next(self._load(self.held_out), None) is None:
+                raise _too_few("held_out_shards", self.config)
+        except FootfallError as found:
+            error = found
+        raise_together(self.accelerator, error)
+
     def train(self) -> None:
         """Run to `config.steps`."""
         if self.accelerator.is_main_process:
+            checkpoint.cut_log(self.folder / "log" / "log.jsonl", self.step)
             (self.folder / "log").mkdir(parents=True, exist_ok=True)
             save_config(self.folder / "log" / "config.yaml", self.config)
+            note_start(self.folder, step=self.step, processes=self.accelerator.num_processes)
             self._announce()
         self.accelerator.init_trackers(self.config.name)
-        batches = self._batches()
         started, since = time.perf_counter() - self.seconds, time.perf_counter()
         while self.step < self.config.steps:
-            losses, report = self._one_step(batches)
+            row = self._one_step(self.batches)
             self.step += 1
             self.seconds = time.perf_counter() - started
             if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                 rate = self.config.log_every / (time.perf_counter() - since)
                 since = time.perf_counter()
-                self._log(losses, report, rate)
+                self._log(row, rate)
             if self.held_out is not None and self.step % self.config.evaluate_every == 0:
                 self._evaluate()
             if self.step % self.config.save_every == 0 or self.step == self.config.steps:
                 self.save()
         self.accelerator.end_training()
 
-    def _one_step(self, batches: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One optimiser step over `accumulate` batches."""
+    def _one_step(self, batches: Iterator[dict[str, Any]]) -> dict[str, Tensor]:
+        """One optimiser step over `accumulate` batches; returns what is logged, means over those batches."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.config.steps, self.config.optim)
+        rows, names = defaultdict(list), []
         for _ in range(self.config.optim.accumulate):
             batch = next(batches)
+            names += batch["name"]
             with self.accelerator.accumulate(self.task):
-                losses, report = self.task(to_device(batch, self.accelerator.device))
+                with self._autocast():
+                    losses, report = self.task(to_device(batch, self.accelerator.device))
                 total = torch.stack(list(losses.values())).sum()
-                if not torch.isfinite(total):
-                    raise _not_finite(losses, batch["name"], self.step)
+                self._require_finite(losses, total, batch["name"])
                 self.accelerator.backward(total)
                 if self.accelerator.sync_gradients:
-                    self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.optim.clip_norm)
+                    self._clip(rows, names)
                 self.optimiser.step()
                 self.optimiser.zero_grad()
-        if not self.sharded:
-            self.average.update(self.student, self.step)
-        return losses, report
+            for name, value in {"loss": total, **{f"loss/{k}": v for k, v in losses.items()}, **report}.items():
+                rows[name].append(value.detach())
+        self.average.update(self.student, self.step)
+        return {name: torch.stack(values).mean() for name, values in rows.items()}
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The launcher's precision, also where accelerate leaves it to FSDP's or DeepSpeed's own casts."""
+        dtype = _AUTOCAST.get(self.accelerator.mixed_precision)
+        if dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.accelerator.device.type, dtype)
+
+    def _require_finite(self, losses: dict[str, Tensor], total: Tensor, names: list[str]) -> None:
+        """Stop all processes before the step if any has a loss that is not finite."""
+        bad = (~torch.isfinite(total.detach())).float()
+        if self.accelerator.reduce(bad, "sum").item() > 0:
+            raise_together(self.accelerator, _not_finite(losses, names, self.step) if bad else None)
+
+    def _clip(self, rows: dict[str, list[Tensor]], names: list[str]) -> None:
+        """Clip the gradient's norm (DeepSpeed does it inside its step), and stop if it is not finite."""
+        norm = self.accelerator.clip_grad_norm_(self.task.parameters(), self.config.optim.clip_norm)
+        if not isinstance(norm, Tensor):
+            return
+        norm = whole(norm)
+        if self.accelerator.scaler is None and not torch.isfinite(norm):  # float16's scaler expects some
+            raise FootfallError(
+                f"step {self.step}", got=f"a gradient that is not finite on {', '.join(names)}",
+                expected="finite gradients", do="lower optim.lr, or look at those samples",
+            )  # fmt: skip
+        rows["gradient_norm"].append(norm.detach())
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """Endless batches from the current position on; each epoch in an order of its own."""
         while True:
             self.data.reader.set_epoch(self.position.epoch)
             start = self.position.batch
-            for index, batch in enumerate(self._loader(self.data)):
+            for index, batch in enumerate(self._load(self.data)):
                 if index >= start:  # a resumed run reads what was used already, and leaves it
                     self.position.batch = index + 1
                     yield batch
@@ -215,33 +210,46 @@ class Trainer:
                 raise _too_few("shards", self.config)
             self.position = Position(epoch=self.position.epoch + 1)
 
-    def _loader(self, windows: Windows) -> torch.utils.data.DataLoader[Any]:
-        return torch.utils.data.DataLoader(
-            windows, batch_size=self.config.data.batch_size, collate_fn=collate, drop_last=True,
-            num_workers=self.config.data.workers, pin_memory=self.accelerator.device.type == "cuda",
-            generator=torch.Generator(),  # a loader would otherwise draw from the state that a resume restores
+    def _load(self, windows: Windows) -> Iterator[dict[str, Any]]:
+        return load_batches(
+            windows, batch_size=self.config.data.batch_size, workers=self.config.data.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
 
     @torch.no_grad()
     def _evaluate(self) -> None:
-        """Mean losses on held-out windows, over all processes."""
+        """Mean losses on held-out windows, and world errors of streamed held-out samples, over all processes."""
         assert self.held_out is not None
         self.task.eval()
         rows = []
-        for index, batch in enumerate(self._loader(self.held_out)):
-            if index >= self.config.evaluate_batches:
-                break
-            losses, report = self.task(to_device(batch, self.accelerator.device))
+        for batch in islice(self._load(self.held_out), self.config.evaluate_batches):
+            with self._autocast():
+                losses, report = self.task(to_device(batch, self.accelerator.device))
             rows.append({**{f"loss/{k}": v for k, v in losses.items()}, **report})
         self.task.train()
-        if rows:
-            means = {f"held_out/{k}": torch.stack([row[k] for row in rows]).mean() for k in rows[0]}
-            self._write_log({k: self.accelerator.reduce(v, "mean").item() for k, v in means.items()})
+        if isinstance(self.task, FSDPModule):  # without a backward pass it stays whole
+            self.task.reshard()
+        # Every process has at least one batch (`_check_data`), and the same terms.
+        means = {f"held_out/{k}": torch.stack([row[k] for row in rows]).mean() for k in rows[0]}
+        found = {k: self.accelerator.reduce(v, "mean").item() for k, v in means.items()}
+        self._write_log(found | (self._world_errors() if self.config.evaluate_clips else {}))
 
-    def _log(self, losses: dict[str, Tensor], report: dict[str, Tensor], steps_per_s: float) -> None:
-        total = torch.stack(list(losses.values())).sum().detach()
-        tensors = {"loss": total, **{f"loss/{k}": v.detach() for k, v in losses.items()}, **report}
-        row = {name: self.accelerator.reduce(value, "mean").item() for name, value in tensors.items()}
+    def _world_errors(self) -> dict[str, float]:
+        """Errors in the world of the averaged student, which is the one that is saved."""
+        assert self.held_out is not None
+        device = self.accelerator.device
+        student = self._averaged_student().to(device).eval()
+        sums = world_errors(
+            student, self.held_out.reader.urls, samples=self.config.evaluate_clips, device=device,
+            rank=self.accelerator.process_index, world=self.accelerator.num_processes,
+        )  # fmt: skip
+        *errors, frames = self.accelerator.reduce(sums.float().to(device), "sum").tolist()
+        if frames == 0:
+            return {}
+        return {f"held_out/{name}": error / frames for name, error in zip(METRICS, errors, strict=True)}
+
+    def _log(self, values: dict[str, Tensor], steps_per_s: float) -> None:
+        row = {name: self.accelerator.reduce(value, "mean").item() for name, value in values.items()}
         row["lr"] = learning_rate(self.step - 1, self.config.steps, self.config.optim)
         row["windows_per_s"] = steps_per_s * self._windows_per_step
         row["seconds"] = self.seconds
@@ -265,15 +273,19 @@ class Trainer:
                 stream.write(json.dumps({"step": self.step, **row}) + "\n")
 
     def _announce(self) -> None:
-        trained = sum(p.numel() for p in self.student.parameters())
+        trained = sum(p.numel() for p in self.average.weights.values())
         frozen = sum(p.numel() for p in self.student.backbone.module.parameters())
-        config, count = self.config, self.accelerator.num_processes
-        print(
-            f"run {self.folder}: {trained / 1e6:.2f} M trained parameters on {frozen / 1e6:.2f} M frozen ones\n"
+        config, count, shards = self.config, self.accelerator.num_processes, len(self.data.reader.urls)
+        readers = count * max(config.data.workers, 1)
+        lines = [
+            f"run {self.folder}: {trained / 1e6:.2f} M trained parameters on {frozen / 1e6:.2f} M frozen ones",
             f"windows per step = {config.data.batch_size} per process x {count} processes x "
             f"{config.optim.accumulate} accumulated = {self._windows_per_step}",
-            file=sys.stderr,
-        )  # fmt: skip
+            f"precision {self.accelerator.mixed_precision}, sharding {self.sharding}, {self.accelerator.device.type}",
+        ]
+        if shards < readers:
+            lines.append(f"{shards} shards for {readers} readers: each reads all of them and takes every n-th sample")
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
     def save(self) -> None:
         """Write a checkpoint. Collective: every process must call it."""
@@ -283,62 +295,82 @@ class Trainer:
             new.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         rank = self.accelerator.process_index
-        if self.sharded:
-            self.accelerator.save_state(str(new / "accelerate"))
         checkpoint.write_rng(new / f"rng-{rank}.safetensors")
         write_json(new / f"position-{rank}.json", asdict(self.position))
+        heads, averaged = whole_weights(self.student), self._averaged_student()
+        optimiser = None
+        if self.sharding.startswith("zero"):
+            self.accelerator.save_state(str(new / "accelerate"))
+        else:
+            optimiser = checkpoint.optimiser_state(self.optimiser)
         self.accelerator.wait_for_everyone()
-        heads = self._heads()
         if self.accelerator.is_main_process:
-            if not self.sharded:
-                checkpoint.write_tensors(new / "model.safetensors", heads)
-                checkpoint.write_tensors(new / "average.safetensors", self.average.weights)
-                checkpoint.write_optimiser(new, self.optimiser)
+            checkpoint.write_tensors(new / "model.safetensors", heads)
+            checkpoint.write_tensors(new / "average.safetensors", averaged.state_dict())
+            if optimiser is not None:
+                checkpoint.write_optimiser(new, *optimiser)
             write_json(new / "training.json", {
                 "format": checkpoint.STATE_FORMAT, "step": self.step, "seconds": self.seconds,
-                "processes": self.accelerator.num_processes, "config": config_to_dict(self.config),
+                "processes": self.accelerator.num_processes, "sharding": self.sharding,
+                "config": config_to_dict(self.config),
             })  # fmt: skip
-            self._save_student(heads if self.sharded else self.average.weights)
+            averaged.save_pretrained(self.folder / "pretrained")
+            write_card(self.folder / "pretrained", self.folder, step=self.step, seconds=self.seconds)
             checkpoint.put_in_place(new, self.folder)
         self.accelerator.wait_for_everyone()
 
-    def _heads(self) -> dict[str, Tensor]:
-        """Trained weights, gathered where they are divided."""
-        if not self.sharded:
-            return self.student.state_dict()
-        whole = self.accelerator.get_state_dict(self.task)
-        return {k.removeprefix("student."): v for k, v in whole.items() if k.startswith("student.")}
-
-    def _save_student(self, weights: dict[str, Tensor]) -> None:
+    def _averaged_student(self) -> Student:
+        """A student with the averaged weights, whole, on the CPU. Collective under FSDP."""
+        weights = self.average.state()
         with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced
-            saved = Student(self.student.config, self.student.backbone.module)
-        saved.load_state_dict({k: v.float() for k, v in weights.items()})
-        saved.save_pretrained(self.folder / "pretrained")
+            student = Student(self.student.config, self.student.backbone.module)
+        student.load_state_dict(weights)
+        return student
 
-    def _restore(self, state: Path) -> None:
+    def _read_training(self, state: Path | None) -> dict[str, Any]:
+        """`training.json` of the state, once its settings are known to fit; empty for a new run."""
+        if state is None:
+            if self.config.resume:
+                self._say(f"resume: no checkpoint in {self.folder}, a new run starts")
+            return {}
         training = checkpoint.read_training(state)
         for change in checkpoint.compare_configs(training["config"], config_to_dict(self.config)):
-            if self.accelerator.is_main_process:
-                print(f"resume: {change}", file=sys.stderr)
+            self._say(f"resume: {change}")
+        return training
+
+    def _restore(self, state: Path, training: dict[str, Any]) -> None:
+        """Everything but the weights, which were read before they were divided."""
         self.step, self.seconds = training["step"], training["seconds"]
-        if self.accelerator.is_main_process:
-            checkpoint.cut_log(self.folder / "log" / "log.jsonl", self.step)
-        if self.sharded:
+        self.average.load_state(checkpoint.read_weights(state / "average.safetensors"))
+        before, now = training["processes"], self.accelerator.num_processes
+        self._restore_optimiser(state, training, same=before == now)
+        rank = self.accelerator.process_index if before == now else 0
+        self.position = Position(**json.loads((state / f"position-{rank}.json").read_text()))
+        if before == now:
+            checkpoint.read_rng(state / f"rng-{rank}.safetensors")
+            return
+        self.position.batch = 0
+        self._say(
+            f"resume: {before} -> {now} processes (epoch {self.position.epoch} starts again, in another division; "
+            "a step has another number of windows unless data.batch_size or optim.accumulate changed with it)"
+        )
+
+    def _restore_optimiser(self, state: Path, training: dict[str, Any], *, same: bool) -> None:
+        """Moments of the optimiser; DeepSpeed keeps its own, which fit only the same processes and stage."""
+        before = training.get("sharding", "none")
+        if not self.sharding.startswith("zero") and (state / "optimiser.json").is_file():
+            checkpoint.read_optimiser(state, self.optimiser)
+        elif self.sharding == before and same:
             self.accelerator.load_state(str(state / "accelerate"))
         else:
-            self.student.load_state_dict(checkpoint.read_weights(state / "model.safetensors"))
-            average = checkpoint.read_weights(state / "average.safetensors")
-            self.average.weights = {k: v.to(self.accelerator.device) for k, v in average.items()}
-            checkpoint.read_optimiser(state, self.optimiser)
-        rank = self.accelerator.process_index
-        if training["processes"] == self.accelerator.num_processes:
-            checkpoint.read_rng(state / f"rng-{rank}.safetensors")
-            self.position = Position(**json.loads((state / f"position-{rank}.json").read_text()))
-        elif self.accelerator.is_main_process:
-            print(
-                f"resume: {training['processes']} -> {self.accelerator.num_processes} processes "
-                "(the epoch starts again, in another division)", file=sys.stderr,
-            )  # fmt: skip
+            self._say(
+                f"resume: sharding {before} on {training['processes']} -> {self.sharding} on "
+                f"{self.accelerator.num_processes} processes (the optimiser's moments start anew)"
+            )
+
+    def _say(self, text: str) -> None:
+        if self.accelerator.is_main_process:
+            print(text, file=sys.stderr, flush=True)
 
 
 def _groups(student: Student, config: OptimConfig) -> list[dict[str, Any]]:

@@ -1,0 +1,91 @@
+"""World-space errors of a student on held-out samples, streamed as a video would be: what training is for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.body import BodyModel, load_body_model
+from distill.geometry.transforms import from_quat_trans, transform_points
+from distill.metrics import DegenerateError, w_mpjpe, wa_mpjpe
+from distill.models.backbones import Tokens
+from distill.models.prediction import PairPrediction, Prompts
+from distill.models.student import Student
+from distill.shards.reader import ShardReader
+from distill.shards.schema import Sample
+from distill.stream import Stream
+
+METRICS = ("w_mpjpe_mm", "wa_mpjpe_mm")
+
+
+class OnDevice:
+    """A student on its device for a `Stream` on the CPU: inputs are moved there, answers back."""
+
+    def __init__(self, student: Student, device: torch.device) -> None:
+        self.student, self.device = student, device
+
+    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """See `Student.network_size`."""
+        return self.student.network_size(size)
+
+    def encode(self, images: Tensor) -> Tokens:
+        """See `Student.encode`; the features stay on the device."""
+        return self.student.encode(images.to(self.device))
+
+    def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
+        """See `Student.pair`."""
+        found = self.student.pair(a, b, people.to(self.device))
+        values = {field.name: getattr(found, field.name) for field in fields(found)}
+        return PairPrediction(**{k: v.cpu() if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+def world_errors(
+    student: Student, urls: list[str], *, samples: int, rank: int, world: int, device: torch.device
+) -> Tensor:
+    """Stream this process's share of the first `samples` samples; boxes and lens are the labels'.
+
+    Args:
+        student: in eval mode, on `device`.
+        urls: shards of held-out samples.
+        rank, world: this process takes every `world`-th sample.
+
+    Returns:
+        [3] float64 sums over people and frames: W-MPJPE mm, WA-MPJPE mm, number of frames.
+    """
+    body = load_body_model(student.config.body_model)
+    reader = ShardReader(urls, seed=0, rank=0, world=1, shuffle=False)
+    total = torch.zeros(3, dtype=torch.float64)
+    for sample in islice(iter(reader), rank, samples, world):
+        for truth, found in stream_sample(OnDevice(student, device), sample, body):
+            try:
+                errors = [metric(truth, found) for metric in (w_mpjpe, wa_mpjpe)]
+            except DegenerateError:  # too few frames, or nobody moves: nothing to align
+                continue
+            total += torch.tensor([errors[0].sum(), errors[1].sum(), len(errors[0])], dtype=torch.float64)
+    return total
+
+
+def stream_sample(network: Any, sample: Sample, body: BodyModel) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """World joints of each person of a sample, labelled and streamed: [T, 24, 3] each, in their own worlds."""
+    arrays = {name: torch.from_numpy(array) for name, array in sample.arrays.items()}
+    world_from_cam = from_quat_trans(arrays["world_from_cam_quat"], arrays["world_from_cam_trans"])
+    truth = transform_points(world_from_cam[:, None], arrays["joints_cam"])  # [T, P, 24, 3]
+    present = arrays["present"].bool()
+    size = (int(sample.meta["size"][0]), int(sample.meta["size"][1]))
+    stream = Stream(network, size, K=arrays["K"], body=body)
+    found: dict[int, dict[int, Tensor]] = {}
+    for frame, timestamp in enumerate(arrays["timestamps"].tolist()):
+        seen = present[frame].nonzero().flatten().tolist()
+        boxes = {person: sample.arrays["box_xyxy"][frame, person] for person in seen}
+        result = stream.step(sample.image(frame), timestamp, boxes)
+        for person in result.people:
+            joints = transform_points(result.world_from_cam, person.joints_cam)
+            found.setdefault(person.id, {})[frame] = joints
+    for person, frames in found.items():
+        yield truth[list(frames), person].double().numpy(), torch.stack(list(frames.values())).double().numpy()
