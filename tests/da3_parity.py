@@ -48,7 +48,7 @@ def published_words(size: str) -> dict[str, Any]:
 
 def small_words() -> dict[str, Any]:
     """A network of another shape: some outputs after blocks that read one view, positions on 5 x 5 tokens."""
-    words = published_words("small")
+    words = published_words("small") | {"process_res": 84}
     shape = {"embed_dim": 48, "depth": 8, "num_heads": 4, "img_size": 70, "out_layers": [2, 3, 6, 7]}
     start = dict.fromkeys(("alt_start", "qknorm_start", "rope_start"), 2)
     words["config"]["net"].update(shape, **start)

@@ -106,7 +106,7 @@ def load_folder(folder: Path) -> Backbone:
 
 
 _DA3_PREPROCESSING: Final = Preprocessing(long_side=504, multiple=PATCH, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-_DA3_TERMS: Final = "commercial use allowed; keep the licence text and notices; code and DINOv2 inside: Apache-2.0 too"
+_DA3_TERMS: Final = "commercial use allowed if the licence and notices go along; so are its code and DINOv2"
 
 BACKBONES: Final = {
     entry.name: entry

@@ -134,19 +134,19 @@ def weight_rows() -> Rows:
         yield "people", f"{weight.id} ({weight.licence}): {state}"
     yield "", f"cache: {cache_dir()}"
     shipped = "shipped" if TINY_WEIGHTS.is_file() else "not shipped in this build: starts from a fixed random seed"
-    yield "tiny", f"({BACKBONES['tiny'].licence}): {shipped}"
-    mast3r = BACKBONES["mast3r"]
-    if hub_has(mast3r.hub_id, mast3r.revision):
-        yield "mast3r", f"({mast3r.licence}): in the Hub's cache"
-    else:
-        yield "mast3r", f"({mast3r.licence}): not here; run: hf download {mast3r.hub_id} --revision {mast3r.revision}"
+    for entry in BACKBONES.values():
+        state = shipped
+        if entry.hub_id is not None:
+            here = hub_has(entry.hub_id, entry.revision)
+            get = f"not here; run: hf download {entry.hub_id} --revision {entry.revision}"
+            state = "in the Hub's cache" if here else get
+        yield entry.name, f"({entry.licence}; {entry.terms}): {state}"
 
 
-def hub_has(hub_id: str | None, revision: str | None) -> bool:
+def hub_has(hub_id: str, revision: str | None) -> bool:
     """Whether the Hub's cache holds a repository's weights at a revision; asks nobody."""
     from huggingface_hub import try_to_load_from_cache
 
-    assert hub_id is not None
     return isinstance(try_to_load_from_cache(hub_id, "model.safetensors", revision=revision), str)
 
 

@@ -62,7 +62,7 @@ def config_from_words(words: Mapping[str, Any]) -> Da3Config:
     """The words of the published file -> `Da3Config`.
 
     Besides them, sizes that the official factory fixes by name may be given in `config.net`: `embed_dim`, `depth`,
-    `num_heads`, and `img_size`, the pixels that the learnt positions span.
+    `num_heads`, and `img_size`, the pixels that the learnt positions span; and `process_res`, the longer image side.
 
     Raises:
         FootfallError: a missing word, or a variant that this implementation does not have.
@@ -84,6 +84,7 @@ def config_from_words(words: Mapping[str, Any]) -> Da3Config:
             position_side=int(net.get("img_size", 518)) // PATCH,
             dpt_dim=int(head["features"]),
             dpt_layer_dims=_four(head["out_channels"]),
+            long_side=int(words.get("process_res", 504)),
         )
     except KeyError as error:
         raise FootfallError(
