@@ -1,4 +1,4 @@
-"""From shard samples to training batches: windows of a few frames, cut, resized, augmented, collated.
+"""From shard samples to training batches: windows are chosen, augmented, put into groups of one size and collated.
 
 Randomness is a pure function of (seed, epoch, sample), never of a global state.
 """
@@ -10,120 +10,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import numpy as np
 import torch
 import torch.utils.data
-from PIL import Image
 from torch import Tensor
 
 from distill.augment import Plan, Window, apply_plan, draw_plan
 from distill.data_config import DataConfig
 from distill.feature_cache import FeatureCache
-from distill.geometry.cameras import resize_intrinsics
-from distill.geometry.rotations import matrix_from_quat
-from distill.geometry.transforms import from_quat_trans
 from distill.prompting import draw_prompts, plain_prompts
 from distill.shards.reader import ShardReader, mixed
 from distill.shards.schema import Sample
+from distill.window import PLAIN, choose_frames, make_window
 
 __all__ = ["DataConfig", "Window", "Windows", "choose_frames", "collate", "make_window", "to_device"]
-
-
-def choose_frames(count: int, config: DataConfig, rng: random.Random) -> list[int]:
-    """Frames of one window, in order of time; gaps that do not fit are shortened.
-
-    Raises:
-        ValueError: the sample is shorter than a window.
-    """
-    if count < config.window_frames:
-        raise ValueError(f"a sample of {count} frames is shorter than a window of {config.window_frames}")
-    gaps = [rng.choice(config.gaps) for _ in range(config.window_frames - 1)]
-    while sum(gaps) > count - 1:
-        largest = max(range(len(gaps)), key=gaps.__getitem__)
-        gaps[largest] -= 1
-    start = rng.randrange(count - sum(gaps))
-    return [start + sum(gaps[:k]) for k in range(config.window_frames)]
-
-
-def make_window(
-    sample: Sample, frames: list[int], network_size: tuple[int, int], max_people: int, *, patch: int = 16,
-    pixels: bool = True,
-) -> Window:  # fmt: skip
-    """One window at network size (width, height); tensors as in `distill.task.Batch` without the batch axis.
-
-    Without `pixels` the pictures stay compressed, and `images` is [0, 3, H, W].
-    """
-    arrays = sample.arrays
-    size = (int(sample.meta["size"][0]), int(sample.meta["size"][1]))
-    people = _choose_people(sample, frames, max_people)
-
-    def take(name: str) -> Tensor:
-        """[V, P, ...] -> [P, V, ...]."""
-        return torch.from_numpy(arrays[name][frames][:, people]).transpose(0, 1).contiguous()
-
-    scale = torch.tensor([network_size[0] / size[0], network_size[1] / size[1]] * 2)
-    K = resize_intrinsics(torch.from_numpy(arrays["K"]), size, network_size)
-    world_from_cam = from_quat_trans(
-        torch.from_numpy(arrays["world_from_cam_quat"][frames]),
-        torch.from_numpy(arrays["world_from_cam_trans"][frames]),
-    )
-    valid = take("present")
-    weight = take("frame_weight").masked_fill(~valid, torch.inf).amin(1)  # labels count where a person is seen
-    window: Window = {
-        "images": _images(sample, frames if pixels else [], network_size),
-        "masks": _masks(sample, frames, people, (network_size[0] // patch, network_size[1] // patch)),
-        "depth": _depth(arrays["depth"][frames], (network_size[0] // patch, network_size[1] // patch)),
-        "seconds": torch.from_numpy(arrays["timestamps"][frames] - arrays["timestamps"][frames[0]]).float(),
-        "K": K.expand(len(frames), 3, 3).clone(),
-        "boxes": take("box_xyxy") * scale,
-        "valid": valid,
-        "cam_from_body": from_quat_trans(take("cam_from_body_quat"), take("cam_from_body_trans")),
-        "body_rot": matrix_from_quat(take("body_quat")),
-        "betas": torch.from_numpy(arrays["betas"][people]),
-        "joints_cam": take("joints_cam"),
-        "contact_prob": take("contact_prob"),
-        "world_from_cam": world_from_cam,
-        "weight": weight,
-        "name": f"{sample.key}:{','.join(map(str, frames))}",
-    }
-    return window | plain_prompts(window)
-
-
-def _images(sample: Sample, frames: list[int], size: tuple[int, int]) -> Tensor:
-    """[V, 3, H, W] in [0, 1]."""
-    images = [Image.fromarray(sample.image(k)).resize(size, Image.Resampling.BICUBIC) for k in frames]
-    stacked = np.stack([np.asarray(image) for image in images]) if images else np.zeros((0, *size[::-1], 3), np.uint8)
-    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
-
-
-def _masks(sample: Sample, frames: list[int], people: list[int], grid: tuple[int, int]) -> Tensor:
-    """[P, V, h, w]: the share of each token's cell that a person covers; all 0 where nobody was segmented."""
-    masks = np.zeros((len(people), len(frames), grid[1], grid[0]), np.float32)
-    for column, frame in enumerate(frames):
-        identities = sample.mask(frame)
-        for row, person in enumerate(people):
-            covered = Image.fromarray((identities == person + 1).astype(np.float32))
-            masks[row, column] = np.asarray(covered.resize(grid, Image.Resampling.BOX))  # exact shares of area
-    return torch.from_numpy(masks)
-
-
-def _depth(depth: np.ndarray[Any, Any], grid: tuple[int, int]) -> Tensor:
-    """Depth maps [V, h, w] -> [V, rows, columns] metres in the middle of each token; 0 where it is unknown."""
-    count, height, width = depth.shape
-    columns, rows = grid
-    if not height * width:
-        return torch.zeros(count, rows, columns)
-    row = ((np.arange(rows) + 0.5) * height / rows).astype(int)
-    column = ((np.arange(columns) + 0.5) * width / columns).astype(int)
-    return torch.from_numpy(depth[:, row[:, None], column].astype(np.float32))
-
-
-def _choose_people(sample: Sample, frames: list[int], limit: int) -> list[int]:
-    """People seen in any of the frames, largest first."""
-    present = sample.arrays["present"][frames]
-    boxes = sample.arrays["box_xyxy"][frames]
-    area = (np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1) * present).sum(0)
-    return [int(k) for k in np.argsort(-area, kind="stable") if area[k] > 0][:limit]
 
 
 class Windows(torch.utils.data.IterableDataset[Window]):
@@ -177,10 +76,10 @@ class Windows(torch.utils.data.IterableDataset[Window]):
         if not sample.arrays["camera_valid"][frames].all() or not sample.arrays["present"][frames].any():
             return None
         network_size = self.network_size((int(sample.meta["size"][0]), int(sample.meta["size"][1])))
-        plan = draw_plan(self.config, rng) if self.training else Plan()
+        plan = draw_plan(self.config, rng) if self.training else PLAIN
         keys, stored = self._stored(sample, frames, network_size, plan)
         window = make_window(
-            sample, frames, network_size, self.config.max_people, patch=self.patch, pixels=stored is None
+            sample, frames, network_size, self.config.max_people, patch=self.patch, plan=plan, pixels=stored is None
         )
         window = apply_plan(window, plan)
         prompts = draw_prompts(window, self.config, prompt_rng) if self.training else plain_prompts(window)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-PIXEL_AUGMENTATION: Final = ("colour",)
+PIXEL_AUGMENTATION: Final = ("zoom", "colour", "blur", "compression")
 """Settings that change what a frozen backbone sees, other than `flip`: 0 turns each off."""
 
 
@@ -37,6 +37,12 @@ class DataConfig:
     """Share of windows that run backwards in time."""
     colour: float = 0.2
     """Largest relative change of brightness, contrast and saturation."""
+    zoom: float = 0.25
+    """Largest magnification by a crop: the network sees a part of the frame down to 1 / (1 + zoom) of its sides."""
+    blur: float = 0.8
+    """Largest standard deviation of a Gaussian blur in network pixels; half of the windows stay sharp."""
+    compression: float = 0.2
+    """Share of windows that are compressed again, as JPEG of quality 30 to 90."""
     box_jitter: float = 0.06
     """Standard deviation of the sides of the boxes that the student is given, shares of the box."""
     mask_share: float = 0.5
@@ -55,6 +61,10 @@ class DataConfig:
             raise ValueError("data: gaps of at least 1 and window_frames of at least 2 are expected")
         if min(self.batch_size, self.windows_per_sample, self.max_people, self.mix) < 1 or self.workers < 0:
             raise ValueError("data: batch_size, windows_per_sample, max_people, mix >= 1 and workers >= 0 are expected")
+        if min(self.flip, self.reverse, self.compression) < 0 or max(self.flip, self.reverse, self.compression) > 1:
+            raise ValueError("data: flip, reverse and compression are shares, 0 to 1")
+        if not 0 <= self.colour < 1 or not 0 <= self.zoom <= 4 or self.blur < 0:
+            raise ValueError("data: 0 <= colour < 1, 0 <= zoom <= 4 and blur >= 0 are expected")
         if self.feature_cache:
             self._check_cache()
 

@@ -33,8 +33,8 @@ from torch import Tensor
 
 from distill.models.backbones import Backbone
 
-PREPROCESSING_VERSION: Final = 1
-"""Raised whenever `data.make_window` turns the same picture file into other pixels."""
+PREPROCESSING_VERSION: Final = 2
+"""Raised whenever `window.make_window` turns the same picture file into other pixels."""
 
 SUFFIX: Final = ".features"
 _CRC_BYTES: Final = 4

@@ -48,6 +48,8 @@ def run_backbone(
     order = list(combinations(range(count), 2))
     frames: list[Tokens] = []
     pairs: dict[tuple[int, int], Pair] = {}
+    if images.dtype == torch.uint8:
+        images = images.float() / 255
     if len(images):
         tokens = backbone.encode(images.flatten(0, 1))
         frames = [tokens[i::count] for i in range(count)]

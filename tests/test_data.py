@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.augment import apply_plan, draw_plan, flip, reverse_time
+from distill.augment import flip, reverse_time
 from distill.body import BodyModel
 from distill.data import DataConfig, Window, Windows, choose_frames, collate, make_window
 from distill.geometry.cameras import project
@@ -69,7 +69,8 @@ def test_labels_are_those_of_the_chosen_frames_at_network_size(window: Window) -
     order = [int(k) for k in (0, 1) if torch.equal(window["betas"][0], torch.from_numpy(arrays["betas"][k]))]
     order += [1 - order[0]]  # largest first
     assert window["images"].shape == (3, 3, NETWORK[1], NETWORK[0])
-    assert 0 <= window["images"].min() < window["images"].max() <= 1
+    assert window["images"].dtype == torch.uint8
+    assert window["images"].min() < window["images"].max()
     scale = torch.tensor([NETWORK[0] / SIZE[0], NETWORK[1] / SIZE[1]])
     for row, person in enumerate(order):
         joints = torch.from_numpy(arrays["joints_cam"][FRAMES, person])
@@ -151,16 +152,6 @@ def test_time_reversed_twice_is_the_identity_and_once_inverts_motion(window: Win
     torch.testing.assert_close(turned["boxes"][:, 0], window["boxes"][:, 2])
 
 
-def test_colours_change_alike_in_all_frames_and_move_nothing(window: Window) -> None:
-    window["images"] = window["images"][:1].expand(3, -1, -1, -1)
-    config = DataConfig(flip=0, reverse=0, colour=0.4)
-    changed = apply_plan(window, draw_plan(config, random.Random(1)))
-    assert (changed["images"] - window["images"]).abs().max() > 0.02
-    assert torch.equal(changed["images"][0], changed["images"][2])
-    assert 0 <= changed["images"].min() <= changed["images"].max() <= 1
-    same({**changed, "images": window["images"]}, window)
-
-
 def windows_of(folder: Path, samples: list[Sample], config: DataConfig, *, training: bool = True) -> Windows:
     write_shards(folder, samples, max_bytes=1, provenance={})
     reader = ShardReader(find_shards(str(folder)).urls, seed=0, rank=0, world=1)
@@ -179,7 +170,7 @@ def test_windows_repeat_within_an_epoch_and_change_between_epochs(tmp_path: Path
 
 
 def test_held_out_windows_are_always_the_same_and_not_augmented(tmp_path: Path) -> None:
-    config = DataConfig(windows_per_sample=2, flip=1.0, reverse=1.0)
+    config = DataConfig(windows_per_sample=2, flip=1.0, reverse=1.0, zoom=1.0, blur=2.0)
     data = windows_of(tmp_path, [make_sample("c-000000")], config, training=False)
     first = list(data)
     data.reader.set_epoch(1)

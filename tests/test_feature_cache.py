@@ -24,7 +24,7 @@ from tests.shard_support import make_shards
 from tests.student_support import one_thread, wake  # noqa: F401 (a fixture)
 
 NETWORK = (96, 64)
-STILL = {"colour": 0.0}
+STILL = {"zoom": 0.0, "colour": 0.0, "blur": 0.0, "compression": 0.0}
 SMALL = Mast3rConfig(
     enc_dim=48, enc_depth=2, enc_heads=3, dec_dim=48, dec_depth=2, dec_heads=3, hooks=(0, 1, 1, 2),
     dpt_dim=8, dpt_last_dim=8, dpt_layer_dims=(8, 8, 8, 8), descriptor_dim=0, long_side=96,
@@ -208,7 +208,7 @@ def test_numbers_beyond_float16_are_not_stored(tmp_path: Path) -> None:
 
 
 def test_settings_that_a_cache_cannot_keep_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"data\.colour=0"):
+    with pytest.raises(ValueError, match=r"data\.zoom=0 data\.colour=0 data\.blur=0 data\.compression=0"):
         TrainConfig(data=DataConfig(feature_cache="x"))
     with pytest.raises(ValueError, match="feature_cache_gb"):
         DataConfig(feature_cache="x", feature_cache_gb=0, **STILL)

@@ -40,7 +40,7 @@ def pixel_grid(size: tuple[int, int], *, device: torch.device | None = None) -> 
     return torch.stack((x, y), dim=-1)
 
 
-def resize_intrinsics(K: Tensor, from_size: tuple[int, int], to_size: tuple[int, int]) -> Tensor:
+def resize_intrinsics(K: Tensor, from_size: tuple[float, float], to_size: tuple[float, float]) -> Tensor:
     """K [..., 3, 3] after the image is resized from (width, height) to (width, height).
 
     Exact with pixel centres at (0.5, 0.5): the image plane is only scaled.
