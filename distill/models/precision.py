@@ -9,6 +9,6 @@ import torch
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Switch autocast off inside, where it is on. (Where it is off, nothing enters an exported graph.)"""
-    if not torch.is_autocast_enabled(device.type):
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
+from typing import Final
+
+BENCHES: Final = {
+    "teacher": ("teacher.benchmark.speed", "the joint optimisation, against Adam and length"),
+    "student": ("teacher.benchmark.student_speed", "frames per second by backbone, resolution and device"),
+}
+"""Name -> module with a config `Bench`, `run_bench(config)` -> row and `bench_lines(row)`; and what it measures."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `footfall bench`."""
-    parser.add_argument("name", choices=["teacher"], help="teacher: the joint optimisation, against Adam and length")
+    meanings = "; ".join(f"{name}: {meaning}" for name, (_, meaning) in BENCHES.items())
+    parser.add_argument("name", choices=list(BENCHES), help=meanings)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
 
 
@@ -17,13 +26,13 @@ def run(args: argparse.Namespace) -> int:
     from distill.config import load_config
     from distill.errors import FootfallError
     from distill.files import write_json
-    from teacher.benchmark.speed import BenchConfig, bench_lines, bench_teacher
 
-    config = load_config(BenchConfig, None, args.overrides)
+    bench = importlib.import_module(BENCHES[args.name][0])
+    config = load_config(bench.Bench, None, args.overrides)
     if config.out and Path(config.out).suffix != ".json":
         raise FootfallError(f"out={config.out}", got="another ending", expected="a .json file", do="name it so")
-    row = bench_teacher(config)
-    print("\n".join(bench_lines(row)))
+    row = bench.run_bench(config)
+    print("\n".join(bench.bench_lines(row)))
     if config.out:
         write_json(Path(config.out), row)
         print(f"written to {config.out}")
