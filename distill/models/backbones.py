@@ -42,7 +42,10 @@ class Tokens:
 
 @dataclass(kw_only=True)
 class Pair:
-    """What a backbone says about ordered pairs (a, b). Points of both views are in camera a, metres."""
+    """What a backbone says about ordered pairs (a, b). Points of both views are in camera a, metres.
+
+    Some backbones (Depth Anything 3) know no scale: their points are in a unit of their own, one per pair.
+    """
 
     tokens_a: list[Tensor]
     """Per decoder layer [B, N, D]; the last is normalised and has `token_dim` channels."""
