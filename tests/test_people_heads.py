@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from distill.models.trunk import HeadConfig
 from distill.task import LossConfig, StudentTask
 from distill.token_losses import centre_tokens, detection_terms, generalised_overlap, identity_term, match_term
 from tests.student_support import SIZE, make_batch, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
+from tests.test_body_files import made_up
 
 GRID = (SIZE[1] // 16, SIZE[0] // 16)
 SMALL = StudentConfig(head=HeadConfig(width=48, layers=1, attention_heads=2))
@@ -178,6 +181,23 @@ def test_people_are_learnt_to_be_found_and_told_apart(body: BodyModel) -> None:
     for boxes, _ in found:
         assert len(boxes) == 2
         assert box_overlap(boxes[:, None], BOXES[0]).amax(1).min() > 0.6
+
+
+def test_body_head_answers_in_the_parameters_of_smpl_too(tmp_path: Path) -> None:
+    np.savez(tmp_path / "model.npz", **made_up(24))
+    smpl = load_body_model(f"smpl:{tmp_path / 'model.npz'}")
+    torch.manual_seed(0)
+    config = replace(SMALL, body_model=f"smpl:{tmp_path / 'model.npz'}")
+    task = StudentTask(Student(config), LossConfig())  # finds the body by the config's name
+    batch = make_batch(smpl, windows=1)
+    optimiser = torch.optim.Adam(task.student.parameters(), lr=3e-3)
+    _, first = task(batch)
+    for _ in range(60):
+        losses, report = task(batch)
+        optimiser.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimiser.step()
+    assert report["joints_mm"] < 0.3 * first["joints_mm"] and report["body_pose_deg"] < 0.5 * first["body_pose_deg"]
 
 
 def test_tokens_of_another_patch_size_are_found_where_they_are() -> None:
