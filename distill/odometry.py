@@ -2,7 +2,9 @@
 
 Every few frames a keyframe is taken: corners of its background, each with its 3D point from the pointmap. They are
 tracked from frame to frame (Lucas-Kanade), and the pose that projects them best is a measurement of the camera's
-motion, far finer than tokens are. Its scale is the pointmap's; the fuser weighs it with everything else.
+motion, far finer than tokens are. Each corner's depth may be wrong: pose and depths are solved together, the pointmap
+being what is believed of them before. So parallax decides turn and direction, and the pointmap the scale alone; the
+fuser weighs the result with everything else.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import require
+from distill.fuser.so3 import exp, hat
 
 Array = NDArray[Any]
 MIN_CORNERS: Final = 12
@@ -36,14 +39,18 @@ class OdometryConfig:
     """Frames from one keyframe to the next."""
     keyframes: int = 2
     """Keyframes that are tracked at once; a frame is measured against each."""
-    depth_doubt: float = 0.1
-    """Relative standard deviation of a pointmap's depths from one part of the scene to another."""
-    outlier_px: float = 2.0
-    """Corners further than this from where the pose projects them are outliers, pixels."""
+    depth_doubt: float = 0.25
+    """Relative standard deviation of each corner's depth in a pointmap."""
+    scale_doubt: float = 0.1
+    """Relative standard deviation of the scale of a pointmap as a whole."""
+    outlier_px: float = 1.0
+    """Corners much further than this from where the pose projects them count little, pixels."""
 
     def __post_init__(self) -> None:
-        if min(self.corners, self.keyframe_every, self.keyframes) < 1 or self.depth_doubt < 0 or self.outlier_px <= 0:
-            raise ValueError("odometry: corners, keyframe_every, keyframes >= 1, depth_doubt >= 0, outlier_px > 0")
+        if min(self.corners, self.keyframe_every, self.keyframes) < 1:
+            raise ValueError("odometry: corners, keyframe_every and keyframes of at least 1 are expected")
+        if min(self.depth_doubt, self.scale_doubt, self.outlier_px) <= 0:
+            raise ValueError("odometry: depth_doubt, scale_doubt and outlier_px above 0 are expected")
 
 
 @dataclass(kw_only=True)
@@ -66,8 +73,8 @@ class _Keyframe:
     """[N, 3] in the keyframe's camera."""
     pixels: Array
     """[N, 2] where they are in the last frame."""
-    pose: tuple[Array, Array] | None = field(default=None)
-    """Last answer, rotation vector and translation: where the next search begins."""
+    now_from_key: Array = field(default_factory=lambda: np.eye(4))
+    """Last answer: where the next search begins."""
 
 
 class CornerOdometry:
@@ -144,38 +151,84 @@ class CornerOdometry:
         """The pose that projects a keyframe's points onto their pixels."""
         if len(keyframe.pixels) < MIN_CORNERS:
             return None
-        pixels = keyframe.pixels.astype(np.float64)
-        turn, shift = keyframe.pose or (np.zeros((3, 1)), np.zeros((3, 1)))
-        inliers = np.ones(len(pixels), bool)
-        # Points are wrong by their depth: first all count, then only those that the pose explains.
-        for limit in (6.0, 3.0, 1.0):
-            if inliers.sum() < MIN_CORNERS:
-                return None
-            turn, shift = self._cv2.solvePnPRefineLM(
-                keyframe.points[inliers], pixels[inliers], self._K, None, turn.copy(), shift.copy()
-            )
-            projected, jacobian = self._cv2.projectPoints(keyframe.points, turn, shift, self._K, None)
-            error = np.linalg.norm(projected[:, 0] - pixels, axis=-1)
-            inliers = error < limit * max(self.config.outlier_px, float(np.median(error)))
-        if inliers.sum() < MIN_CORNERS:
+        config = self.config
+        solved = solve_pose(
+            keyframe.points, keyframe.pixels.astype(np.float64), self._K, keyframe.now_from_key,
+            depth_sigma=config.depth_doubt, outlier_px=config.outlier_px,
+        )  # fmt: skip
+        if solved is None or solved.inliers < MIN_CORNERS:
             return None
-        keyframe.pose = (turn, shift)
-        rotation, _ = self._cv2.Rodrigues(turn)
-        key_from_now = np.eye(4)
-        key_from_now[:3, :3], key_from_now[:3, 3] = rotation.T, -rotation.T @ shift.reshape(3)
+        keyframe.now_from_key = solved.now_from_key
+        key_from_now = np.linalg.inv(solved.now_from_key)
+        scale = (config.scale_doubt * np.linalg.norm(key_from_now[:3, 3])) ** 2
+        turn, move = np.trace(solved.covariance[:3, :3]), np.trace(solved.covariance[3:, 3:])
         return Measured(
-            gap=self._index - keyframe.index, key_from_now=key_from_now, inliers=int(inliers.sum()),
-            log_var=self._log_var(jacobian[:, :6], inliers, error, keyframe.points, key_from_now[:3, 3]),
+            gap=self._index - keyframe.index, key_from_now=key_from_now, inliers=solved.inliers,
+            log_var=np.log(np.array([turn, move + scale + 1e-8])),
         )  # fmt: skip
 
-    def _log_var(self, jacobian: Array, inliers: Array, error: Array, points: Array, shift: Array) -> Array:
-        """Log variances [2] from the residuals' spread and from the doubt in the points."""
-        rows = jacobian[np.repeat(inliers, 2)]
-        sigma = max(PIXEL_SIGMA, 1.2 * float(np.median(error[inliers])))
-        covariance = np.linalg.inv(rows.T @ rows / sigma**2 + 1e-9 * np.eye(6))
-        moved = float(np.linalg.norm(shift))
-        # Depth that is wrong by a share bends what a translation explains into a turn: by that share of the parallax.
-        parallax = moved / float(np.median(points[inliers, 2]))
-        turn = np.trace(covariance[:3, :3]) + (self.config.depth_doubt * parallax) ** 2
-        move = np.trace(covariance[3:, 3:]) + (self.config.depth_doubt * moved) ** 2
-        return np.log(np.array([turn, move + 1e-8]))
+
+@dataclass(kw_only=True)
+class SolvedPose:
+    """A camera before points of doubtful depth."""
+
+    now_from_key: Array
+    """[4, 4]."""
+    covariance: Array
+    """[6, 6] of local steps: rotation (rad), translation."""
+    inliers: int
+
+
+def solve_pose(
+    points: Array, pixels: Array, K: Array, start: Array, *, depth_sigma: float, outlier_px: float, steps: int = 8
+) -> SolvedPose | None:
+    """Gauss-Newton over a pose and the log depth of every point, the depths eliminated (Schur complement).
+
+    Minimises sum_i rho(|pi(K (R e^{d_i} X_i + t)) - p_i|) / s^2 + (d_i / depth_sigma)^2 with Cauchy's rho.
+
+    Args:
+        points: [N, 3] in the keyframe's camera, as the pointmap has them.
+        pixels: [N, 2] where they are seen now, in the pixels of `K` [3, 3].
+        start: [4, 4] first guess of now_from_key.
+        depth_sigma: relative standard deviation of the points' depths.
+        outlier_px: width of the robust function, pixels.
+
+    Returns:
+        None if the points do not hold a pose.
+    """
+    R, t, log_depth = start[:3, :3].copy(), start[:3, 3].copy(), np.zeros(len(points))
+    focal = np.array([K[0, 0], K[1, 1]])
+    hessian, weight = np.eye(6), np.ones(len(points))
+    for _ in range(steps):
+        turned = (points * np.exp(log_depth)[:, None]) @ R.T
+        seen = turned + t
+        depth = np.maximum(seen[:, 2], 0.05)
+        residual = seen[:, :2] / depth[:, None] * focal + K[:2, 2] - pixels
+        weight = (seen[:, 2] > 0.05) / (1 + (residual**2).sum(-1) / outlier_px**2) / PIXEL_SIGMA**2
+        by_point = np.zeros((len(points), 2, 3))  # pixels by a step of the point in the camera
+        by_point[:, 0, 0], by_point[:, 1, 1] = focal[0] / depth, focal[1] / depth
+        by_point[:, :, 2] = -seen[:, :2] / depth[:, None] ** 2 * focal
+        by_pose = np.concatenate((-by_point @ hat(turned), by_point), axis=2)  # R <- exp(w) R, t <- t + v
+        by_depth = np.einsum("nij,nj->ni", by_point, turned)
+        own = weight * (by_depth**2).sum(-1) + depth_sigma**-2
+        mixed = weight[:, None] * np.einsum("ni,nij->nj", by_depth, by_pose)
+        slope = weight * (by_depth * residual).sum(-1) + log_depth * depth_sigma**-2
+        weighted = by_pose * weight[:, None, None]
+        hessian = np.einsum("nij,nik->jk", weighted, by_pose) - (mixed / own[:, None]).T @ mixed
+        gradient = np.einsum("nij,ni->j", weighted, residual) - mixed.T @ (slope / own)
+        try:
+            step = -np.linalg.solve(hessian + 1e-6 * np.eye(6), gradient)
+        except np.linalg.LinAlgError:
+            return None
+        log_depth = np.clip(log_depth - (slope + mixed @ step) / own, -2, 2)
+        R, t = exp(step[:3]) @ R, t + step[3:]
+        if np.abs(step).max() < 1e-6:
+            break
+    if not np.isfinite(t).all():
+        return None
+    now_from_key = np.eye(4)
+    now_from_key[:3, :3], now_from_key[:3, 3] = R, t
+    return SolvedPose(
+        now_from_key=now_from_key, covariance=np.linalg.inv(hessian + 1e-6 * np.eye(6)),
+        inliers=int((weight > 0.2 / PIXEL_SIGMA**2).sum()),
+    )  # fmt: skip

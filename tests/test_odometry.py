@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from distill.odometry import CornerOdometry, Measured, OdometryConfig
+from distill.odometry import CornerOdometry, Measured, OdometryConfig, solve_pose
 
 cv2 = pytest.importorskip("cv2")
 
@@ -69,6 +69,30 @@ def test_known_motion_is_recovered_with_honest_doubt() -> None:
 def test_the_scale_is_the_pointmaps() -> None:
     (found,) = follow(CornerOdometry(K), 8, wall_points(1.5))
     np.testing.assert_allclose(found.key_from_now[:3, 3], 1.5 * path(8)[:3, 3], atol=0.03)
+
+
+def test_depths_that_are_wrong_corner_by_corner_cost_little() -> None:
+    """Parallax tells the pose; a quarter of each depth, wrong at random, must not bend it."""
+    rng = np.random.default_rng(3)
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_rotvec([0.02, -0.05, 0.01]).as_matrix()
+    truth[:3, 3] = [0.5, 0.05, -0.3]
+    points = np.column_stack((rng.uniform(-3, 3, 150), rng.uniform(-1.5, 1.5, 150), rng.uniform(4, 12, 150)))
+    seen = points @ truth[:3, :3].T + truth[:3, 3]
+    pixels = (seen / seen[:, 2:]) @ K.T
+    pixels = pixels[:, :2] + 0.1 * rng.standard_normal((150, 2))
+    pixels[:15] += rng.uniform(-40, 40, (15, 2))  # a tenth tracked wrongly
+    wrong = points * np.exp(0.25 * rng.standard_normal(150))[:, None]
+    solved = solve_pose(wrong, pixels, K, np.eye(4), depth_sigma=0.25, outlier_px=1.0)
+    assert solved is not None and 100 < solved.inliers < 145
+    turn = Rotation.from_matrix(solved.now_from_key[:3, :3] @ truth[:3, :3].T).magnitude()
+    direction = solved.now_from_key[:3, 3] / np.linalg.norm(solved.now_from_key[:3, 3])
+    off = np.degrees(np.arccos(direction @ truth[:3, 3] / np.linalg.norm(truth[:3, 3])))
+    assert np.degrees(turn) < 0.1 and off < 1.0
+    assert np.linalg.norm(solved.now_from_key[:3, 3]) == pytest.approx(np.linalg.norm(truth[:3, 3]), rel=0.1)
+    believed = solve_pose(wrong, pixels, K, np.eye(4), depth_sigma=1e-4, outlier_px=1.0)
+    assert believed is not None
+    assert Rotation.from_matrix(believed.now_from_key[:3, :3] @ truth[:3, :3].T).magnitude() > 3 * turn
 
 
 def test_corners_on_somebody_who_walks_are_outliers() -> None:
