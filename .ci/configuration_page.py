@@ -26,6 +26,8 @@ SCHEMAS: Final = {
     "footfall evaluate": "distill.evaluate:EvaluateConfig",
     "footfall evaluate --ablation": "teacher.benchmark.tables:BenchmarkConfig",
     "footfall bench teacher": "teacher.benchmark.speed:BenchConfig",
+    "footfall bench student": "teacher.benchmark.student_speed:Bench",
+    "footfall bench data": "teacher.benchmark.data_speed:Bench",
     "footfall export": "distill.export:ExportConfig",
     "footfall push": "distill.hub_push:PushConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",

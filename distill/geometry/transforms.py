@@ -12,7 +12,8 @@ def make_transform(rotation: Tensor, translation: Tensor) -> Tensor:
     """[..., 3, 3] (a rotation, or a scaled one) and [..., 3] -> [..., 4, 4]."""
     batch = torch.broadcast_shapes(rotation.shape[:-2], translation.shape[:-1])
     top = torch.cat((rotation.expand(*batch, 3, 3), translation.expand(*batch, 3)[..., None]), dim=-1)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*batch, 1, 4)
+    # Not from a list: that would come from the host, which a CUDA graph cannot capture.
+    bottom = torch.cat((top.new_zeros((*batch, 1, 3)), top.new_ones((*batch, 1, 1))), dim=-1)
     return torch.cat((top, bottom), dim=-2)
 
 

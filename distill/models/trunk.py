@@ -46,14 +46,19 @@ class HeadConfig:
             raise ValueError(f"roi_cells is {self.roi_cells}, expected 2 or more")
 
 
+def in_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes [..., 4] in pixels of an image (width, height) -> -1 to 1 across it. No tensor comes from the host."""
+    x, y = boxes[..., 0::2] / size[0], boxes[..., 1::2] / size[1]
+    return torch.stack((x, y), dim=-1).flatten(-2) * 2 - 1
+
+
 def sample_boxes(maps: Tensor, boxes: Tensor, size: tuple[int, int], cells: int) -> Tensor:
     """Sample maps [B, C, h, w] at cells x cells points of each box: [B, P, cells*cells, C], rows outermost.
 
     The outer points lie on the edges of the box. Boxes [B, P, 4] are in pixels of an image (width, height)
     and may leave it; outside, the border is repeated (as in JOSH3R).
     """
-    scale = boxes.new_tensor([*size, *size])
-    low, high = (boxes / scale * 2 - 1).split(2, dim=-1)
+    low, high = in_image(boxes, size).split(2, dim=-1)
     step = torch.linspace(0, 1, cells, device=boxes.device, dtype=boxes.dtype)
     y, x = torch.meshgrid(step, step, indexing="ij")
     points = low[:, :, None] + torch.stack((x, y), dim=-1).flatten(0, 1) * (high - low)[:, :, None]
@@ -164,8 +169,8 @@ class Trunk(nn.Module):
         maps = embedded.transpose(1, 2).unflatten(-1, frame.grid)
         cells = self.embed_cell(sample_boxes(maps, boxes, frame.size, self.config.roi_cells))
         centre, box_size = box_rays(boxes, K)
-        in_image = boxes / boxes.new_tensor([*frame.size, *frame.size]) * 2 - 1  # tells where the image cuts it
-        numbers = torch.cat((encode_rays(centre), box_size, box_size.log(), in_image), dim=-1)
+        cut = in_image(boxes, frame.size)  # tells where the image cuts it
+        numbers = torch.cat((encode_rays(centre), box_size, box_size.log(), cut), dim=-1)
         token = self.embed_roi(cells.flatten(-2)) + self.embed_box(numbers.to(cells.dtype)) + self.view[view]
         return token if people.masks is None else token + self._covered(embedded, people.masks[:, :, view])
 
