@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.fuser.scale import in_one_scale, smooth_log_scale
 from distill.geometry.conventions import CONTACT_SITES, SMPL_JOINTS
 from distill.results import Cameras, Motion, Result
 from distill.stream import FrameResult
@@ -41,10 +42,13 @@ class Cloud:
 class Recorder:
     """Collects frames; about one kilobyte per person and frame."""
 
-    def __init__(self, K: Array, size: tuple[int, int], body_model: str) -> None:
+    def __init__(self, K: Array, size: tuple[int, int], body_model: str, *, scale_seconds: float = 20.0) -> None:
+        """Empty; `scale_seconds`: time in which the scene's scale changes (`FuserConfig.scale_seconds`)."""
+        self.scale_seconds = scale_seconds
         self.K, self.size, self.body_model = K, size, body_model
         self.cloud = Cloud()
         self._frames: list[tuple[float, Array]] = []
+        self._scales: list[tuple[float, float]] = []
         self._people: dict[int, dict[int, tuple[Array, ...]]] = {}
         self._betas: dict[int, Array] = {}
         self._stature: dict[int, float] = {}
@@ -53,6 +57,7 @@ class Recorder:
         """The next frame; `statures`: person's id -> metres."""
         index = len(self._frames)
         self._frames.append((frame.timestamp, frame.world_from_cam.numpy().copy()))
+        self._scales.append((frame.log_scale, frame.log_scale_sigma))
         for person in frame.people:
             confidence = 1.0 / (1.0 + (person.depth_sigma / 0.1) ** 2)
             row = (person.cam_from_body, person.body_rot, person.joints_cam, person.contact_prob)
@@ -78,10 +83,18 @@ class Recorder:
                 cam_from_body[index, column], body_rot[index, column] = row[0], row[1]
                 joints[index, column], contact[index, column], confidence[index, column] = row[2:]
         points, rgb = self.cloud.arrays()
+        timestamps = np.array([t for t, _ in self._frames])
+        log_scale, sigma = np.array(self._scales).T
+        wanted = smooth_log_scale(log_scale, sigma, timestamps, self.scale_seconds)
+        world_from_cam, roots = in_one_scale(
+            np.stack([pose for _, pose in self._frames]), cam_from_body[..., :3, 3], log_scale, wanted
+        )
+        joints += (roots - cam_from_body[..., :3, 3])[:, :, None] * present[..., None, None]
+        cam_from_body[..., :3, 3] = roots
         result = Result(
             cameras=Cameras(
-                K=self.K, size=self.size, timestamps=np.array([t for t, _ in self._frames]),
-                world_from_cam=np.stack([pose for _, pose in self._frames]), valid=np.ones(frames, bool),
+                K=self.K, size=self.size, timestamps=timestamps, world_from_cam=world_from_cam,
+                valid=np.ones(frames, bool),
             ),
             motion=Motion(
                 ids=np.array(ids, np.int64), present=present, body_model=self.body_model,

@@ -1,7 +1,9 @@
 """Streaming inference: frames in, one after the other; cameras and people out; memory that does not grow.
 
 Each frame is encoded once. Its features are kept for the longest gap and paired with those of a few earlier
-frames in one call; `fuse` turns the motions into a path. What is known of people is averaged over the pairs.
+frames in one call. What is said of one person in one frame is averaged over the pairs; `distill.fuser` turns
+motions, roots and contacts into cameras and people in one world. `Stream.step` gives what is known at once,
+`Stream.settled` the same frame some frames later, when later frames have improved it and nothing will change it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -18,9 +20,20 @@ from torch import Tensor
 
 from distill.body import BodyModel, load_body_model
 from distill.errors import FootfallError
-from distill.fuse import CameraFuser, average_rotations
+from distill.fuser import (
+    FEET,
+    CameraMode,
+    FrameObservation,
+    FusedFrame,
+    Fuser,
+    FuserConfig,
+    Motions,
+    PersonObservation,
+    cam_from_body,
+)
 from distill.geometry.cameras import make_intrinsics, resize_intrinsics
-from distill.geometry.transforms import make_transform
+from distill.geometry.rotations import average_rotations
+from distill.geometry.transforms import make_transform, transform_points
 from distill.models.backbones import Tokens
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
@@ -58,8 +71,19 @@ class StreamConfig:
     """Focal length where none is given, as a multiple of the image diagonal."""
     shape_memory: float = 0.98
     """How slowly a person's shape follows new frames."""
+    camera: Literal["auto", "static", "moving"] = "auto"
+    """Whether the camera stands: tested all the time (auto), or known."""
+    settle: bool = True
+    """Written results hold each frame as known `fuser.lag` frames later; false: as known at once."""
+    fuser: FuserConfig = field(default_factory=FuserConfig)
 
     def __post_init__(self) -> None:
+        if self.camera not in get_args(CameraMode):
+            raise ValueError(f"stream: camera is {self.camera!r}, expected one of {', '.join(get_args(CameraMode))}")
+        if self.gaps and self.fuser.lag < max(self.gaps):
+            raise ValueError(
+                f"stream: fuser.lag is {self.fuser.lag}, expected at least the longest of gaps {self.gaps}"
+            )
         if not self.gaps or min(self.gaps) < 1 or self.focal_px < 0 or self.focal_guess <= 0:
             raise ValueError("stream: gaps of at least 1, focal_px >= 0 and focal_guess > 0 are expected")
 
@@ -85,7 +109,9 @@ class PersonResult:
     contact_prob: Tensor
     """[6]."""
     depth_sigma: float
-    """Standard deviation of the root's depth, relative."""
+    """Standard deviation of the root's depth, relative, as the network says."""
+    root_sigma: Tensor
+    """[2] standard deviations per axis of the body in the world: rotation (rad), translation (m)."""
 
 
 @dataclass(kw_only=True)
@@ -97,7 +123,13 @@ class FrameResult:
     world_from_cam: Tensor
     """[4, 4] metres; the world is the first camera."""
     camera_sigma: Tensor
-    """[2] standard deviations: rotation (rad), translation (m)."""
+    """[2] standard deviations per axis: rotation (rad), translation (m); they grow with the way from the start."""
+    static_prob: float
+    """Probability that the camera stands."""
+    log_scale: float
+    """Log of the network's count of metres over the true one; already taken out of all positions."""
+    log_scale_sigma: float
+    """Its standard deviation."""
     people: list[PersonResult]
 
 
@@ -105,6 +137,28 @@ class FrameResult:
 class _Kept:
     tokens: Tokens
     boxes: dict[int, Tensor]
+    timestamp: float
+
+
+@dataclass(kw_only=True)
+class _Bodies:
+    """What the network says of the P people of one frame, apart from where they are in the world."""
+
+    ids: list[int]
+    cam_from_body: Tensor
+    """[P, 4, 4]."""
+    root_log_var: Tensor
+    """[P, 3]."""
+    body_rot: Tensor
+    """[P, 23, 3, 3]."""
+    betas: Tensor
+    """[P, B]."""
+    contact_prob: Tensor
+    """[P, 6]."""
+    joints: Tensor
+    """[P, 24, 3] in the body, metres."""
+    feet: Tensor
+    """[P, 4, 3] heels and toes in the body, metres."""
 
 
 class Stream:
@@ -129,7 +183,11 @@ class Stream:
         self._body = body or load_body_model("anny")
         self._lag = max(self.config.gaps)
         self._past: deque[_Kept] = deque(maxlen=self._lag)
-        self._fuser = CameraFuser(self._lag)
+        self._fuser = Fuser(self.config.fuser, camera=self.config.camera)
+        self._K_known = K is not None or self.config.focal_px > 0
+        self._bodies: deque[_Bodies] = deque(maxlen=self.config.fuser.lag + 1)
+        self.observation: FrameObservation | None = None
+        """What the network said of the last frame."""
         self._betas: dict[int, Tensor] = {}
         self._last_seen: dict[int, int] = {}
         self._index = -1
@@ -155,14 +213,28 @@ class Stream:
             )  # fmt: skip
         self._index += 1
         tokens = self._timed("encode", lambda: self.network.encode(self._prepare(image)))
-        now = _Kept(tokens, {k: torch.as_tensor(box).float() * self._box_scale for k, box in boxes.items()})
+        scaled = {k: torch.as_tensor(box).float() * self._box_scale for k, box in boxes.items()}
+        now = _Kept(tokens, scaled, timestamp)
         gaps = [gap for gap in self.config.gaps if gap <= self._index]
         past = [self._past[-gap] for gap in gaps] or [now]
         ids = sorted(now.boxes)
         prediction = self._timed("pair", lambda: self._pair(past, now, ids))
-        result = self._timed("fuse", lambda: self._fuse(prediction, gaps, ids, timestamp))
+        in_both = [[person in before.boxes for person in ids] for before in past]
+        result = self._timed("fuse", lambda: self._fuse(prediction, gaps, ids, in_both, timestamp))
         self._past.append(now)
         return result
+
+    def settled(self) -> list[FrameResult]:
+        """Frames that left the fuser's window with the last `step` (at most one); nothing will change them."""
+        return [self._result(frame, self._bodies[0]) for frame in self._fuser.settled()]
+
+    def finish(self) -> list[FrameResult]:
+        """After the last `step` and `settled`: the frames that are still in the window, in order."""
+        frames = self._fuser.finish()
+        return [
+            self._result(frame, bodies)
+            for frame, bodies in zip(frames, list(self._bodies)[-len(frames) :], strict=True)
+        ]
 
     def _timed(self, part: str, call: Any) -> Any:
         start = time.perf_counter()
@@ -190,40 +262,66 @@ class Stream:
             for row, before in enumerate(past):
                 if person in before.boxes:
                     boxes[row, column, 0], valid[row, column, 0] = before.boxes[person], True
-        K = self._network_K.expand(count, 2, 3, 3)
-        return self.network.pair(a, b, Prompts(boxes=boxes, valid=valid, K=K))
+        prompts = Prompts(
+            boxes=boxes, valid=valid, K=self._network_K.expand(count, 2, 3, 3),
+            K_known=torch.full((count,), self._K_known),
+            seconds=torch.tensor([now.timestamp - before.timestamp for before in past]),
+        )  # fmt: skip
+        return self.network.pair(a, b, prompts)
 
-    def _fuse(self, prediction: PairPrediction, gaps: list[int], ids: list[int], timestamp: float) -> FrameResult:
-        if gaps:
-            pose = self._fuser.step(gaps, prediction.cam_a_from_cam_b, prediction.camera_log_var)
-        else:
-            pose = self._fuser.start()
-        people = [self._person(prediction, column, person) for column, person in enumerate(ids)]
+    def _fuse(
+        self, prediction: PairPrediction, gaps: list[int], ids: list[int], in_both: list[list[bool]], timestamp: float
+    ) -> FrameResult:
+        bodies = self._average(prediction, ids)
         self._forget()
-        return FrameResult(
-            index=self._index, timestamp=timestamp, world_from_cam=pose.world_from_cam,
-            camera_sigma=pose.variance.sqrt(), people=people,
+        self.observation = _observe(prediction, bodies, gaps, in_both, timestamp)
+        self._bodies.append(bodies)
+        return self._result(self._fuser.step(self.observation), bodies)
+
+    def _average(self, prediction: PairPrediction, ids: list[int]) -> _Bodies:
+        """Average over the pairs, weighted by how sure each is of the root; shapes also over time.
+
+        All pairs see the same pixels of the current frame, so that their mean is no surer than one of them.
+        """
+        count = len(ids)
+        log_var = prediction.root_log_var_b[:, :count]
+        weight = (-log_var).exp()
+        weight = weight / weight.sum(0)
+        root = prediction.cam_from_body_b[:, :count]
+        depth = root[..., 2:3, 3].clamp(min=0.1)
+        log_depth = (weight[..., 2:] * depth.log()).sum(0)
+        ray = (weight[..., 1:2] * root[..., :3, 3] / depth).sum(0)
+        body_rot = average_rotations(prediction.body_rot_b[:, :count], weight[..., :1].expand(-1, -1, 23))
+        betas = prediction.betas[:, :count].mean(0)
+        for column, person in enumerate(ids):
+            if person in self._betas:
+                betas[column] = torch.lerp(betas[column], self._betas[person], self.config.shape_memory)
+            self._betas[person], self._last_seen[person] = betas[column].clone(), self._index
+        here = torch.eye(4).expand(count, 4, 4)
+        return _Bodies(
+            ids=ids, root_log_var=(weight * log_var).sum(0), body_rot=body_rot, betas=betas,
+            cam_from_body=make_transform(average_rotations(root[..., :3, :3], weight[..., 0]), ray * log_depth.exp()),
+            contact_prob=prediction.contact_logit_b[:, :count].sigmoid().mean(0),
+            joints=self._body(betas, body_rot, here).joints, feet=self._body.sites(betas, body_rot, here)[:, :FEET],
         )  # fmt: skip
 
-    def _person(self, prediction: PairPrediction, column: int, person: int) -> PersonResult:
-        """Average over the pairs, weighted by how sure each is of the root."""
-        log_var = prediction.root_log_var_b[:, column]
-        weight = (-log_var).exp()
-        root = prediction.cam_from_body_b[:, column]
-        log_depth = (weight[:, 2] * root[:, 2, 3].clamp(min=0.1).log()).sum() / weight[:, 2].sum()
-        ray = (weight[:, 1, None] * root[:, :3, 3] / root[:, 2:3, 3].clamp(min=0.1)).sum(0) / weight[:, 1].sum()
-        rotation = average_rotations(root[:, :3, :3], weight[:, 0])
-        body_rot = average_rotations(prediction.body_rot_b[:, column], weight[:, 0])
-        betas = prediction.betas[:, column].mean(0)
-        if person in self._betas:
-            betas = torch.lerp(betas, self._betas[person], self.config.shape_memory)
-        self._betas[person], self._last_seen[person] = betas, self._index
-        cam_from_body = make_transform(rotation, ray * log_depth.exp())
-        joints = self._body(betas, body_rot, cam_from_body).joints
-        return PersonResult(
-            id=person, cam_from_body=cam_from_body, body_rot=body_rot, betas=betas, joints_cam=joints,
-            contact_prob=prediction.contact_logit_b[:, column].sigmoid().mean(0),
-            depth_sigma=float((1 / weight[:, 2].sum()).sqrt()),
+    def _result(self, fused: FusedFrame, bodies: _Bodies) -> FrameResult:
+        """Poses of the fuser with the bodies of the network; people whom the fuser could not use are left out."""
+        people = []
+        for row, person in enumerate(bodies.ids):
+            if person not in fused.people:
+                continue
+            root = torch.from_numpy(cam_from_body(fused, person)).float()
+            people.append(PersonResult(
+                id=person, cam_from_body=root, body_rot=bodies.body_rot[row], betas=bodies.betas[row],
+                joints_cam=transform_points(root, bodies.joints[row]), contact_prob=bodies.contact_prob[row],
+                depth_sigma=float((0.5 * bodies.root_log_var[row, 2]).exp()),
+                root_sigma=_per_axis(fused.people[person].covariance),
+            ))  # fmt: skip
+        return FrameResult(
+            index=fused.index, timestamp=fused.timestamp, static_prob=fused.static_prob, people=people,
+            log_scale=fused.log_scale, log_scale_sigma=fused.log_scale_sigma,
+            world_from_cam=torch.from_numpy(fused.world_from_cam).float(), camera_sigma=_per_axis(fused.covariance),
         )  # fmt: skip
 
     def _forget(self, after: int = 900) -> None:
@@ -246,7 +344,7 @@ class Stream:
         )  # fmt: skip
         pair = self.network.pair(now.tokens, self._past[0].tokens, nobody, points=True)
         assert pair.points_a is not None and pair.conf_a is not None
-        points = pair.points_a[0] * pair.log_scene_scale.exp()
+        points = pair.points_a[0] * (pair.log_scene_scale - result.log_scale).exp()
         small = (self._prepare(image)[0].permute(1, 2, 0) * 255).byte()
         keep = pair.conf_a[0] > min_confidence
         for box in now.boxes.values():
@@ -266,3 +364,36 @@ class Stream:
                 "p99_ms": round(float(p99), 3),
             }
         return rows
+
+
+def _observe(
+    prediction: PairPrediction, bodies: _Bodies, gaps: list[int], in_both: list[list[bool]], timestamp: float
+) -> FrameObservation:
+    """A prediction for `gaps` as the fuser takes it; a body's motion counts where the person was in both frames."""
+    steps, rows = np.array(gaps, np.int64), slice(len(gaps))  # without gaps the frame was paired with itself
+    people = {}
+    for column, person in enumerate(bodies.ids):
+        seen = np.array([row[column] for row in in_both[rows]], bool)
+        people[person] = PersonObservation(
+            cam_from_body=_array(bodies.cam_from_body[column]), root_log_var=_array(bodies.root_log_var[column]),
+            contact_prob=_array(bodies.contact_prob[column]), feet=_array(bodies.feet[column]),
+            motions=Motions(
+                gaps=steps[seen], past_from_now=_array(prediction.body_a_from_body_b[rows, column])[seen],
+                log_var=_array(prediction.body_log_var[rows, column])[seen],
+            ),
+        )  # fmt: skip
+    camera = Motions(
+        gaps=steps, past_from_now=_array(prediction.cam_a_from_cam_b[rows]),
+        log_var=_array(prediction.camera_log_var[rows]),
+    )  # fmt: skip
+    return FrameObservation(timestamp=timestamp, camera=camera, people=people)
+
+
+def _array(values: Tensor) -> NDArray[np.float64]:
+    return values.double().numpy()
+
+
+def _per_axis(covariance: Array) -> Tensor:
+    """[6, 6] of rotation and translation -> [2] root of the mean variance per axis."""
+    variance = np.diag(covariance).reshape(2, 3).mean(1)
+    return torch.from_numpy(np.sqrt(variance)).float()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distill.body import load_body_model
+from distill.body import BodyModel, load_body_model
 from distill.errors import FootfallError
 from distill.export import load_exported
 from distill.files import write_json
@@ -22,7 +22,7 @@ from distill.people.tracker import PeopleTracker, TrackerConfig
 from distill.provenance import code_commit
 from distill.recorder import Recorder
 from distill.results import save_result
-from distill.stream import Network, Stream, StreamConfig
+from distill.stream import FrameResult, Network, Stream, StreamConfig
 from distill.video import Decoder
 from teacher.progress import Progress
 
@@ -88,18 +88,20 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
             settings = config.stream
             K = settings.intrinsics((frame.shape[1], frame.shape[0])) * torch.tensor([[scale], [scale], [1.0]])
             stream = Stream(network, size, settings, K=K, body=body)
-            recorder = Recorder(stream.K.numpy(), size, body_name)
+            recorder = Recorder(stream.K.numpy(), size, body_name, scale_seconds=settings.fuser.scale_seconds)
         began = time.perf_counter()
         found = tracker.step(image)
         parts["people"].append(time.perf_counter() - began)
         result = stream.step(image, float(decoder.timestamps[index]), {p.id: p.pose.box_xyxy for p in found})
-        statures = {p.id: float(body.stature(p.betas)) for p in result.people}
-        recorder.add(result, statures)
+        for ready in stream.settled() if config.stream.settle else [result]:
+            recorder.add(ready, _statures(ready, body))
         if index % config.scene_every == 0:
             recorder.cloud.add(*stream.scene(image, result))
         progress.update(video.name, (index + 1) / len(decoder), f"frame {index + 1} of {len(decoder)}")
     if recorder is None or stream is None:
         raise FootfallError(f"video {video}", got="no readable frame", expected="a video", do="check that it plays")
+    for ready in stream.finish() if config.stream.settle else []:
+        recorder.add(ready, _statures(ready, body))
     seconds = time.perf_counter() - start
     whole = recorder.result()
     whole.meta |= {"made_by": "footfall run", "checkpoint": checkpoint, "commit": code_commit()}
@@ -110,6 +112,10 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
         "frames": frames, "hardware": _hardware(), "torch": torch.__version__, "commit": code_commit(),
     })  # fmt: skip
     return {"frames": frames, "people": len(whole.motion.ids), "frames_per_s": frames / seconds}
+
+
+def _statures(frame: FrameResult, body: BodyModel) -> dict[int, float]:
+    return {person.id: float(body.stature(person.betas)) for person in frame.people}
 
 
 def _percentiles(seconds: list[float]) -> dict[str, float]:

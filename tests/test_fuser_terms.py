@@ -11,8 +11,8 @@ import torch
 from distill.fuser import so3
 from distill.fuser.observation import VARIANCE_PER_AXIS
 from distill.fuser.robust import student_weight, whitening
-from distill.fuser.solver import Part, assemble, factorise, marginalise, solve
 from distill.fuser.so3 import Array
+from distill.fuser.solver import Part, assemble, factorise, marginalise, solve
 from distill.fuser.terms import (
     Linear,
     Pose,
@@ -98,16 +98,18 @@ def test_a_motion_by_hand() -> None:
 
 def test_a_root_by_hand() -> None:
     """5 m ahead where 4 m were seen, along the same ray: only the logarithm of the depth is off, less the offset."""
-    term = root_in_camera(one([0, 0, 0], [0, 0, 1]), one([0, 0, 0], [0, 0, 6]), np.array([0.1]), one([0, 0, 0], [0, 0, 4]))
+    here, seen = one([0, 0, 0], [0, 0, 0]), one([0, 0, 0], [0, 0, 4])
+    term = root_in_camera(one([0, 0, 0], [0, 0, 1]), one([0, 0, 0], [0, 0, 6]), np.array([0.1]), seen)
     np.testing.assert_allclose(term.residual, [[0, 0, 0, 0, 0, np.log(5 / 4) + 0.1]], atol=1e-12)
-    aside = root_in_camera(one([0, 0, 0], [0, 0, 0]), one([0, 0, 0], [3, 0, 4]), np.zeros(1), one([0, 0, 0], [0, 0, 4]))
+    aside = root_in_camera(here, one([0, 0, 0], [3, 0, 4]), np.zeros(1), seen)
     assert np.linalg.norm(aside.residual[0, 3:5]) == pytest.approx(0.6)  # sine of the angle 3-4-5
     assert aside.residual[0, 5] == pytest.approx(0.0)
 
 
 def test_a_standing_foot_by_hand() -> None:
     """In a world twice too big (s = log 2) a foothold two of its metres below the pelvis is one true metre below."""
-    term = contact_stillness(one([0, 0, 0], [1, 2, 3]), np.array([[1.0, 0, 3]]), np.log([2.0]), np.array([[0, -0.9, 0.0]]))
+    foothold, foot = np.array([[1.0, 0, 3]]), np.array([[0, -0.9, 0.0]])
+    term = contact_stillness(one([0, 0, 0], [1, 2, 3]), foothold, np.log([2.0]), foot)
     np.testing.assert_allclose(term.residual, [[0, -0.1, 0]], atol=1e-12)
 
 

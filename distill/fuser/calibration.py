@@ -3,28 +3,34 @@
 For each term: k, the true variance of its errors over the claimed one (as Student's t sees it, so that outliers do
 not rule); and the long-run factor 1 + 2 sum_l rho_l over lags l (Flyvbjerg and Petersen, J. Chem. Phys. 1989, eq. 9),
 by which the variance of a mean over many frames exceeds that of independent ones. Gaps that err together count as
-one: the mean correlation between gaps multiplies in. The scale is the root of the product.
+one: the mean correlation between gaps multiplies in. The scale is the root of the product. Standing feet are measured
+otherwise: by the drift of their error within a stance (`_foot_errors`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
+from typing import Final
 
 import numpy as np
+from scipy.stats import chi2
 
 from distill.body import BodyModel
 from distill.fuser.config import FuserConfig, UncertaintyScales
 from distill.fuser.observation import FrameObservation, Motions, axis_variance
 from distill.fuser.robust import student_weight
 from distill.fuser.simulate import feet_of
-from distill.fuser.so3 import Array, inverse
+from distill.fuser.smoother import FusedFrame
+from distill.fuser.so3 import Array, inverse, log
 from distill.fuser.terms import relative_motion, root_in_camera
 from distill.results import Result
 
 LAGS = 30
 """Frames over which errors may be correlated."""
+SHORTEST_STANCE = 5
+"""Frames."""
 Series = dict[str, list[list[Array]]]
 """Term -> for every clip (and person, and axis): one or more sequences [T] side by side (one per gap) of errors over
 their claimed deviation; NaN where there is none."""
@@ -160,22 +166,74 @@ def _foot_errors(
     series: Series, observations: Sequence[FrameObservation], truth: Result, column: int, feet: Array,
     config: FuserConfig,
 ) -> None:  # fmt: skip
-    """Places of feet in the body where they are said to stand, less their mean: constant errors do no harm."""
-    errors = np.full((len(observations), *feet.shape[1:]), np.nan)
-    for k, frame in enumerate(observations):
-        person = frame.people.get(int(truth.motion.ids[column]))
-        if person is not None:
-            stands = person.contact_prob[: feet.shape[1]] > config.contact_from
-            errors[k, stands] = (person.feet - feet[k])[stands] / config.foot_sigma_m
+    """How a foot's error in the body drifts while the foot is said to stand.
+
+    A constant error moves the foothold and does no harm. What does is its slope b over a stance of frames t: with
+    independent errors of variance a^2 the slope has variance a^2 / sum (t - mean t)^2 (least squares), so that
+    b sqrt(sum (t - mean t)^2) is what an error of one frame would be.
+    """
     for site in range(feet.shape[1]):
-        for axis in range(3):
-            if np.isfinite(errors[:, site, axis]).sum() > 10:
-                series["contact"].append([errors[:, site, axis] - np.nanmean(errors[:, site, axis])])
+        errors = np.full((len(observations), 3), np.nan)
+        for k, frame in enumerate(observations):
+            person = frame.people.get(int(truth.motion.ids[column]))
+            if person is not None and person.contact_prob[site] > config.contact_from:
+                errors[k] = (person.feet[site] - feet[k, site]) / config.foot_sigma_m
+        for stance in _stances(np.isfinite(errors[:, 0])):
+            time = np.arange(len(stance)) - (len(stance) - 1) / 2
+            drift = time @ errors[stance] / np.linalg.norm(time)
+            series["contact"] += [[value[None]] for value in drift]
 
 
-def pose_errors(world_from_x: Array, truth: Array) -> Array:
-    """[T, 6] rotation (rad) and translation (m) from the true pose, in local axes; both [T, 4, 4], in one world."""
-    from distill.fuser.so3 import log
+def _stances(standing: Array) -> list[Array]:
+    """Frames of each run of at least `SHORTEST_STANCE` frames that are marked in [T] bool."""
+    frames = np.flatnonzero(standing)
+    runs = np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)
+    return [run for run in runs if len(run) >= SHORTEST_STANCE]
 
-    wrong = inverse(truth) @ world_from_x
-    return np.concatenate((log(wrong[:, :3, :3]), wrong[:, :3, 3]), axis=1)
+
+PARTS: Final = {"camera position": slice(3, 6), "camera rotation": slice(0, 3), "root position": slice(3, 6),
+                "root rotation": slice(0, 3)}  # fmt: skip
+"""What the fuser says how sure it is of: three axes each."""
+
+
+def frame_errors(frames: Sequence[FusedFrame], truth: Result, first_from_world: Array) -> dict[str, Array]:
+    """Errors of fused frames in the world of the first camera, with the covariances that were claimed.
+
+    Args:
+        frames: of the whole clip. first_from_world: [4, 4] first true camera.
+
+    Returns:
+        For each of `PARTS`: [N, 3, 4], the error in local axes in column 0 and its covariance beside it.
+    """
+    found: dict[str, list[Array]] = {name: [] for name in PARTS}
+    cameras, bodies = first_from_world @ truth.cameras.world_from_cam, first_from_world @ truth.world_from_body
+    column_of = {int(i): column for column, i in enumerate(truth.motion.ids)}
+    for frame in frames[1:]:  # the first camera is the world: it has no error
+        _take(found, "camera", frame.world_from_cam, cameras[frame.index], frame.covariance)
+        for i, person in frame.people.items():
+            _take(found, "root", person.world_from_body, bodies[frame.index, column_of[i]], person.covariance)
+    return {name: np.stack(rows) if rows else np.zeros((0, 3, 4)) for name, rows in found.items()}
+
+
+def _take(found: dict[str, list[Array]], kind: str, pose: Array, truth: Array, covariance: Array) -> None:
+    wrong = inverse(pose) @ truth
+    error = np.concatenate((log(wrong[:3, :3]), wrong[:3, 3]))
+    for part in ("position", "rotation"):
+        rows = PARTS[f"{kind} {part}"]
+        found[f"{kind} {part}"].append(np.concatenate((error[rows, None], covariance[rows, rows]), axis=1))
+
+
+def squared_lengths(errors: Array) -> Array:
+    """[N] squared Mahalanobis length e^T C^-1 e of errors [N, 3, 4] as `frame_errors` gives them."""
+    return (errors[:, :, 0] * np.linalg.solve(errors[:, :, 1:], errors[:, :, :1])[..., 0]).sum(1)
+
+
+def coverage(errors: Mapping[str, Array]) -> dict[str, dict[str, float]]:
+    """How often errors lie within the ellipsoids that should hold 50, 90 and 95 % of them (chi-square, 3 degrees),
+    and the factor by which all deviations would have to be stretched for the middle to be right."""
+    found = {}
+    for name, rows in errors.items():
+        square = squared_lengths(rows)
+        found[name] = {f"{percent} %": float((square < chi2.ppf(percent / 100, 3)).mean()) for percent in (50, 90, 95)}
+        found[name]["stretch"] = float(np.sqrt(np.median(square) / chi2.ppf(0.5, 3)))
+    return found

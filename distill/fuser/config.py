@@ -20,17 +20,17 @@ class FuserConfig:
 
     lag: int = 12
     """Frames for which a pose may still change; at least the longest gap."""
-    iterations: int = 2
+    iterations: int = 1
     """Gauss-Newton steps per frame."""
     student_dof: float = 5.0
     """Degrees of freedom of the Student-t noise of every prediction; small values trust outliers less."""
-    camera_accel: float = 6.0
+    camera_accel: float = 8.0
     """Standard deviation of the camera's acceleration, m/s^2."""
-    camera_turn_accel: float = 12.0
+    camera_turn_accel: float = 20.0
     """Standard deviation of the camera's angular acceleration, rad/s^2."""
-    body_accel: float = 5.0
+    body_accel: float = 10.0
     """Standard deviation of a pelvis's acceleration, m/s^2."""
-    body_turn_accel: float = 20.0
+    body_turn_accel: float = 30.0
     """Standard deviation of a pelvis's angular acceleration, rad/s^2."""
     scale_sigma: float = 0.1
     """Standard deviation of the log factor by which a network's scene is too big."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from distill.fuser.robust import whitening
-from distill.fuser.so3 import Array, Ints
+from distill.fuser.so3 import Array, Ints, Marks
 from distill.fuser.solver import Part
 from distill.fuser.states import NODE, POINT, States
 from distill.fuser.terms import (
@@ -44,21 +44,21 @@ class Table:
         for name, old in self.values.items():
             self.values[name] = np.concatenate((old, values[name]))
 
-    def touching(self, drop_nodes: Array, drop_footholds: Array) -> Array:
+    def touching(self, drop_nodes: Marks, drop_footholds: Marks) -> Marks:
         """[F] bool: rows with a dropped node or foothold (marked in [n] and [m])."""
-        touched: Array = drop_nodes[self.nodes].any(1)
+        touched: Marks = drop_nodes[self.nodes].any(1)
         with_point = self.foothold >= 0
         touched[with_point] |= drop_footholds[self.foothold[with_point]]
         return touched
 
-    def rows(self, keep: Array) -> Table:
+    def rows(self, keep: Marks) -> Table:
         """A table of the rows that are marked [F] bool."""
         part = Table(self.nodes.shape[1], {})
         part.nodes, part.foothold = self.nodes[keep], self.foothold[keep]
         part.values = {name: value[keep] for name, value in self.values.items()}
         return part
 
-    def renumber(self, keep_nodes: Array, keep_footholds: Array) -> None:
+    def renumber(self, keep_nodes: Marks, keep_footholds: Marks) -> None:
         """After the states kept only what is marked: none of the rows may hold anything else."""
         self.nodes = (np.cumsum(keep_nodes) - 1)[self.nodes]
         with_point = self.foothold >= 0

@@ -60,7 +60,7 @@ def load_observations(path: Path) -> tuple[list[FrameObservation], Joints]:
     Raises:
         FootfallError: not such a file.
     """
-    a = load_arrays(path)
+    a, _ = load_arrays(path)
     observations = []
     joints: Joints = []
     for k, time in enumerate(a["timestamps"]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.fuser.so3 import Array
+from distill.fuser.so3 import Array, inverse, log
 
 
 def student_weight(square: Array, dims: int, dof: float) -> Array:
@@ -34,3 +34,17 @@ def whitening(residual: Array, variance: Array, blocks: tuple[int, ...], dof: fl
         weights[:, part] = student_weight(square[:, part].sum(1, keepdims=True), size, dof)
         start += size
     return np.sqrt(weights / variance)
+
+
+def least_opposed(poses: Array, variance: Array, dof: float) -> int:
+    """Which of N guesses of one pose is the likeliest under Student's t, each guess being a measurement too.
+
+    Args:
+        poses: [N, 4, 4]. variance: [N, 6] of each as a measurement, rotation (rad^2) and translation (m^2) per axis.
+    """
+    local = inverse(poses)[:, None] @ poses[None]
+    away = np.concatenate((log(local[..., :3, :3]), local[..., :3, 3]), axis=-1)
+    square = away**2 / variance[:, None]
+    rotation, translation = square[..., :3].sum(-1), square[..., 3:].sum(-1)
+    cost = (np.log1p(rotation / dof) + np.log1p(translation / dof)).sum(0)
+    return int(cost.argmin())

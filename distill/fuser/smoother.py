@@ -9,6 +9,7 @@ import numpy as np
 
 from distill.fuser.config import FuserConfig, UncertaintyScales, shipped_scales
 from distill.fuser.observation import FEET, FrameObservation, Motions, PersonObservation, axis_variance
+from distill.fuser.robust import least_opposed
 from distill.fuser.so3 import Array, Ints, inverse, rigid, transpose, turn
 from distill.fuser.states import CAMERA, NODE
 from distill.fuser.static_camera import CameraMode, StaticCamera
@@ -16,6 +17,8 @@ from distill.fuser.window import Window
 
 GAUGE: tuple[float, float] = (1e-5, 1e-5)
 """The first camera is the world: how surely, rad and m."""
+GUESS = 0.2
+"""Deviation, rad and m, of first guesses from the frame before (cameras) or from the root (people)."""
 JUMP: tuple[float, float] = (30.0, 30.0)
 """Speeds at which a camera of which nothing is known may move, rad/s and m/s."""
 LONGEST_STEP_S = 0.5
@@ -44,7 +47,9 @@ class FusedFrame:
     covariance: Array
     """[6, 6] of local steps of the camera: rotation (rad), translation (m)."""
     log_scale: float
-    """Log of the network's metre over ours."""
+    """Log of the network's count of metres over the true one."""
+    log_scale_sigma: float
+    """Its standard deviation."""
     static_prob: float
     """Probability that the camera stood when this frame came."""
     people: dict[int, FusedPerson]
@@ -133,15 +138,15 @@ class Fuser:
         """Nodes of the new frame at first guesses; returns owner -> node."""
         states = self.window.states
         before = states.node_of(CAMERA, self._index - 1)
-        scale = 0.0 if before is None else float(states.factor[before])
-        camera = self._guess_camera(motions)
-        poses, factors, earlier = [camera], [scale], [before]
+        camera = self._guess(CAMERA, motions, "camera", None if before is None else states.matrix(before))
+        poses, factors, earlier = [camera], [0.0 if before is None else float(states.factor[before])], [before]
         for person, seen in people.items():
             node = self._last_node(person)
             offset = 0.0 if node is None else float(states.factor[node])
             cam_from_body = seen.cam_from_body.astype(np.float64)
             cam_from_body[:3, 3] *= np.exp(-offset)
-            poses.append(camera @ cam_from_body)
+            usable = seen.motions.usable(min(self.config.lag, self._index))
+            poses.append(self._guess(person, usable, "body", camera @ cam_from_body))
             factors.append(offset)
             earlier.append(node)
         owners = [CAMERA, *people]
@@ -155,19 +160,21 @@ class Fuser:
             self.window.pin(NODE * nodes[0] + np.arange(6), np.repeat(GAUGE, 3))
         return dict(zip(owners, nodes.tolist(), strict=True))
 
-    def _guess_camera(self, motions: Motions) -> Array:
-        """From the shortest motion, else as before."""
+    def _guess(self, owner: int, motions: Motions, kind: str, other: Array | None) -> Array:
+        """[4, 4] where one of the motions, or `other`, has the new pose: the one that most of them can live with.
+
+        Under heavy tails a wild motion keeps a solution that began with it, however many others are against it.
+        """
         states = self.window.states
-        if self._index == 0:
+        past = [states.node_of(owner, self._index - int(gap)) for gap in motions.gaps]
+        rows = [row for row, node in enumerate(past) if node is not None]
+        guesses = [states.matrix(past[row]) @ motions.past_from_now[row] for row in rows]  # type: ignore[arg-type]
+        if other is not None:
+            guesses.append(other)
+        if not guesses:
             return np.eye(4)
-        if len(motions.gaps):
-            row = int(np.argmin(motions.gaps))
-            node = states.node_of(CAMERA, self._index - int(motions.gaps[row]))
-            move = motions.past_from_now[row]
-        else:
-            node, move = states.node_of(CAMERA, self._index - 1), np.eye(4)
-        assert node is not None, "cameras have a node in every frame of the window"
-        return rigid(states.R[node], states.t[node]) @ move
+        variance = np.concatenate((self._variance(motions.log_var[rows], kind), np.full((1, 6), GUESS**2)))
+        return guesses[least_opposed(np.stack(guesses), variance[: len(guesses)], self.config.student_dof)]
 
     def _last_node(self, owner: int) -> int | None:
         """Latest node of an owner in the window before the newest frame."""
@@ -307,7 +314,8 @@ class Fuser:
         index = int(states.frame[camera])
         return FusedFrame(
             index=index, timestamp=self._times[index], world_from_cam=seen_from.world_from_body,
-            covariance=seen_from.covariance, log_scale=float(states.factor[camera]), static_prob=standing,
+            covariance=seen_from.covariance, log_scale=float(states.factor[camera]),
+            log_scale_sigma=scale_variance**0.5, static_prob=standing,
             people=people,
         )  # fmt: skip
 

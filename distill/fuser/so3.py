@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+Marks: TypeAlias = NDArray[np.bool_]
 _EYE = np.eye(3)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from distill.fuser.so3 import Array, Ints
+from distill.fuser.so3 import Array, Ints, Marks
 
 
 class Part(NamedTuple):
@@ -33,8 +33,13 @@ def assemble(parts: Sequence[Part], size: int) -> tuple[Array, Array]:
         slopes.append((turned @ part.residual[:, :, None]).ravel())
     if not parts:
         return np.zeros((size, size)), np.zeros(size)
-    H = np.bincount(np.concatenate(index), np.concatenate(blocks), minlength=size * size).reshape(size, size)
-    return H, np.bincount(np.concatenate(columns), np.concatenate(slopes), minlength=size)
+    H: Array = np.bincount(np.concatenate(index), np.concatenate(blocks), minlength=size * size).astype(
+        np.float64, copy=False
+    )
+    g: Array = np.bincount(np.concatenate(columns), np.concatenate(slopes), minlength=size).astype(
+        np.float64, copy=False
+    )
+    return H.reshape(size, size), g
 
 
 def factorise(H: Array) -> Array:
@@ -58,7 +63,7 @@ def solve(factor: Array, right: Array) -> Array:
     return solution
 
 
-def marginalise(H: Array, g: Array, drop: Array) -> tuple[Array, Array]:
+def marginalise(H: Array, g: Array, drop: Marks) -> tuple[Array, Array]:
     """Schur complement: what the dropped unknowns [size] bool leave behind about the kept ones.
 
     H' = H_kk - H_kd H_dd^-1 H_dk, g' = g_k - H_kd H_dd^-1 g_d: for a linear system, solving for the kept ones gives

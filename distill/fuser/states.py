@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from distill.fuser.so3 import Array, Ints, exp, log, transpose, turn
+from distill.fuser.so3 import Array, Ints, Marks, exp, log, rigid, transpose, turn
 from distill.fuser.terms import Pose
 
 NODE: Final = 7
@@ -53,7 +53,7 @@ class States:
         self.factor, self.owner = np.concatenate((self.factor, factor)), np.concatenate((self.owner, owner))
         self.frame = np.concatenate((self.frame, np.full(len(t), frame)))
 
-    def keep(self, nodes: Array, footholds: Array) -> None:
+    def keep(self, nodes: Marks, footholds: Marks) -> None:
         """Keep the nodes [n] bool and footholds [m] bool that are marked."""
         self.R, self.t, self.factor = self.R[nodes], self.t[nodes], self.factor[nodes]
         self.owner, self.frame = self.owner[nodes], self.frame[nodes]
@@ -63,12 +63,16 @@ class States:
         """Poses of nodes [F]."""
         return self.R[nodes], self.t[nodes]
 
+    def matrix(self, node: int) -> Array:
+        """[4, 4] pose of a node."""
+        return rigid(self.R[node], self.t[node])
+
     def node_of(self, owner: int, frame: int) -> int | None:
         """A node by owner and frame."""
         found = np.flatnonzero((self.owner == owner) & (self.frame == frame))
         return int(found[0]) if len(found) else None
 
-    def columns(self, nodes: Array, footholds: Array) -> Array:
+    def columns(self, nodes: Marks, footholds: Marks) -> Marks:
         """[size] bool: the columns of marked nodes [n] and footholds [m]."""
         return np.concatenate((np.repeat(nodes, NODE), np.repeat(footholds, POINT)))
 

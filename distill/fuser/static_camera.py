@@ -22,7 +22,7 @@ import numpy as np
 from distill.fuser.so3 import Array, log
 
 CameraMode = Literal["auto", "static", "moving"]
-SPEEDS: Final = ((0.02, 0.03), (0.15, 0.2), (0.6, 1.0))
+SPEEDS: Final = ((0.03, 0.05), (0.15, 0.2), (0.6, 1.0))
 """Speeds of a moving camera: rad/s and m/s, one standard deviation per axis. From a slow pan to a run."""
 SWITCH: Final = 0.003
 """Probability per frame that a camera that stands begins to move, or the reverse: once in ten seconds."""

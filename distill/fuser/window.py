@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from distill.fuser.factors import Table, empty_tables, linearise
-from distill.fuser.so3 import Array, Ints
+from distill.fuser.so3 import Array, Ints, Marks
 from distill.fuser.solver import assemble, factorise, marginalise, solve
 from distill.fuser.states import NODE, States
 
@@ -77,7 +77,7 @@ class Window:
         solved = solve(self._factor, unit)
         return np.stack([solved[rows, NODE * k : NODE * (k + 1)] for k, rows in enumerate(columns)])
 
-    def remove(self, drop_nodes: Array, drop_footholds: Array) -> None:
+    def remove(self, drop_nodes: Marks, drop_footholds: Marks) -> None:
         """Marginalise the marked nodes [n] and footholds [m] with all factors that touch them."""
         states = self.states
         touched = {kind: table.touching(drop_nodes, drop_footholds) for kind, table in self.tables.items()}

@@ -118,3 +118,36 @@ def plot_curves(
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5))  # many terms: beside, not over
     _save(figure, path)
+
+
+def plot_calibration(path: Path, errors: Mapping[str, Mapping[str, Array]], *, bins: int = 12) -> None:
+    """Predicted against true error, and errors over their predicted deviation against a normal distribution, PNG.
+
+    Args:
+        errors: method -> part ("root position") -> [N, 3, 4] errors beside their claimed covariances
+            (`distill.fuser.calibration.frame_errors`).
+    """
+    figure = _figure(11.0, 4.2 * len(errors))
+    for row, (method, parts) in enumerate(errors.items()):
+        left, right = (figure.add_subplot(len(errors), 2, 2 * row + k) for k in (1, 2))
+        for name, values in parts.items():
+            deviation = np.sqrt(np.diagonal(values[:, :, 1:], axis1=1, axis2=2).mean(1))
+            true = np.square(values[:, :, 0]).mean(1)
+            groups = np.array_split(np.argsort(deviation), bins)
+            left.plot(
+                [deviation[g].mean() for g in groups], [np.sqrt(true[g].mean()) for g in groups], ".-", label=name
+            )
+            ratio = values[:, :, 0] / np.sqrt(np.diagonal(values[:, :, 1:], axis1=1, axis2=2))
+            right.hist(ratio.ravel(), bins=61, range=(-5, 5), density=True, histtype="step", label=name)
+        ends = np.array(left.get_xlim())
+        left.plot(ends, ends, color="0.6", lw=1, label="as predicted")
+        grid = np.linspace(-5, 5, 201)
+        right.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color="0.6", lw=1, label="normal")
+        left.set_xlabel("predicted standard deviation per axis (m or rad)")
+        left.set_ylabel("true error per axis, root mean square")
+        right.set_xlabel("error / predicted standard deviation")
+        left.set_title(method)
+        for axes in (left, right):
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=7)
+    _save(figure, path)
