@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -15,20 +16,20 @@ _ERROR: Final = "error"
 
 
 class Batches(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Collated batches; an incomplete last one is dropped."""
+    """Collated batches, each of windows of one size; what is left at the end and fills no batch is dropped."""
 
     def __init__(self, windows: Iterable[Window], batch_size: int) -> None:
         super().__init__()
         self.windows, self.batch_size = windows, batch_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        held: list[Window] = []
+        held: defaultdict[tuple[int, ...], list[Window]] = defaultdict(list)
         try:
             for window in self.windows:
-                held.append(window)
-                if len(held) == self.batch_size:
-                    yield collate(held)
-                    held = []
+                size = tuple(window["images"].shape[-2:])  # clips may be upright or wide
+                held[size].append(window)
+                if len(held[size]) == self.batch_size:
+                    yield collate(held.pop(size))
         except FootfallError as error:  # a DataLoader would turn it into a RuntimeError with a traceback for a message
             yield {
                 _ERROR: {
@@ -55,5 +56,5 @@ def load_batches(
         yield batch
 
 
-def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_it_is(batch: Any) -> Any:
     return batch

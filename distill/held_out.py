@@ -87,5 +87,5 @@ def stream_sample(network: Any, sample: Sample, body: BodyModel) -> Iterator[tup
         for person in result.people:
             joints = transform_points(result.world_from_cam, person.joints_cam)
             found.setdefault(person.id, {})[frame] = joints
-    for person, frames in found.items():
-        yield truth[list(frames), person].double().numpy(), torch.stack(list(frames.values())).double().numpy()
+    for column, joints_of in found.items():
+        yield truth[list(joints_of), column].double().numpy(), torch.stack(list(joints_of.values())).double().numpy()
