@@ -98,7 +98,7 @@ def change_pixels(images: list[Image.Image], plan: Plan) -> list[Image.Image]:
     if plan.colour != (1.0, 1.0, 1.0):
         mean = float(np.mean([np.asarray(image.convert("L"), np.float32).mean() for image in images]))
         values = brightness * (mean + contrast * (np.arange(256) - mean))
-        table = [round(value) for value in values.clip(0, 255)] * 3
+        table = values.clip(0, 255).round().astype(int).tolist() * 3
         images = [ImageEnhance.Color(image).enhance(saturation).point(table) for image in images]
     if plan.blur > 0:
         images = [image.filter(ImageFilter.GaussianBlur(plan.blur)) for image in images]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import multiprocessing as mp
 import shutil
 import tarfile
-import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -228,30 +225,37 @@ def test_no_shards_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
         find_shards(str(tmp_path))
 
 
-def test_urls(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert find_shards("s3://b/{000000..000001}.tar").urls == [f"pipe:aws s3 cp s3://b/00000{k}.tar -" for k in (0, 1)]
-    assert len(find_shards("https://x.org/{000000..000009}.tar").urls) == 10
-    asked = []
-
-    def download(repository: str, path: str, *, repo_type: str) -> str:
-        asked.append((repository, path, repo_type))
-        return f"/cache/{path}"
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert find_shards("hf://datasets/org/name/shards/000000.tar").urls == ["/cache/shards/000000.tar"]
-    assert asked == [("org/name", "shards/000000.tar", "dataset")]
+def test_shards_of_many_folders_are_counted_by_their_own_manifests(labels: Path, tmp_path: Path) -> None:
+    """Folders of labels side by side, each with a shard 000000.tar."""
+    shutil.copytree(labels, tmp_path / "a")
+    make_shards(tmp_path / "b", samples=3, per_shard=1)
+    assert find_shards(str(tmp_path / "?" / "shards" / "000000.tar")).samples == 2 + 1
+    (tmp_path / "b" / "manifest.json").unlink()
+    assert find_shards(str(tmp_path / "?" / "shards" / "000000.tar")).samples is None
 
 
-def test_shards_are_read_over_http(labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(labels / "shards"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        spec = f"http://127.0.0.1:{server.server_port}/{{000000..000003}}.tar"
-        over_http = ShardReader(find_shards(spec).urls, seed=0, rank=0, world=1, shuffle=False)
-        assert keys(over_http) == keys(reader(labels, shuffle=False))
-        assert over_http.skipped == 0
-        server.shutdown()
+def test_a_shard_that_was_cut_short_is_named_before_the_run(
+    labels: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(labels, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "shards" / "000001.tar"
+    path.write_bytes(path.read_bytes()[:5000])
+    find_shards(str(tmp_path))
+    assert "000001.tar has 5000 bytes" in caplog.text
+
+
+def test_damage_is_counted_over_reading_processes(labels: Path, tmp_path: Path) -> None:
+    shutil.copytree(labels, tmp_path, dirs_exist_ok=True)
+    for name in ("000000", "000002", "000003"):
+        with tarfile.open(tmp_path / "shards" / f"{name}.tar") as tar:
+            offset = next(member for member in tar if member.name.endswith(".json")).offset_data
+        with (tmp_path / "shards" / f"{name}.tar").open("r+b") as stream:
+            stream.seek(offset)
+            stream.write(b"\xff" * 16)
+    part = reader(tmp_path)
+    for _ in range(2):
+        assert len(list(torch.utils.data.DataLoader(part, batch_size=None, num_workers=2))) == 5
+    assert part.skipped == 2 * 3
 
 
 def test_every_field_says_what_it_is_and_the_page_says_the_same() -> None:

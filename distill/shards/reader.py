@@ -8,79 +8,28 @@ twice). Do not pass the loader to `accelerator.prepare`, which would divide it a
 
 from __future__ import annotations
 
-import glob
 import logging
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+import torch
 import torch.utils.data
 import webdataset as wds
 
 from distill.errors import FootfallError
-from distill.files import read_json
-from distill.shards.schema import SCHEMA_VERSION, Sample, from_members
-from distill.shards.writer import MANIFEST_FORMAT
+from distill.shards.remote import open_url, shown
+from distill.shards.schema import Sample, from_members
+from distill.shards.sources import ShardSet, find_shards
+
+__all__ = ["ShardReader", "ShardSet", "find_shards", "mixed", "read_meta"]
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
-@dataclass(kw_only=True)
-class ShardSet:
-    """Shards to read, and how many samples are in them if a manifest says so."""
-
-    urls: list[str]
-    samples: int | None
-    """Total over all shards, or None if there is no manifest."""
-
-
-def find_shards(spec: str) -> ShardSet:
-    """Resolve a folder (of shards, or of labels), a file, a glob, or a URL with braces: `https://.../{000000..000009}.tar`,
-    `s3://BUCKET/...`, `hf://datasets/ORG/NAME/...`.
-
-    Raises:
-        FootfallError: nothing is found, or the manifest beside the shards is of another schema.
-    """
-    if spec.startswith("hf://"):
-        return ShardSet(urls=[_from_hub(url) for url in wds.shardlists.expand_urls(spec)], samples=None)
-    if spec.startswith("s3://"):
-        return ShardSet(urls=[f"pipe:aws s3 cp {url} -" for url in wds.shardlists.expand_urls(spec)], samples=None)
-    if "://" in spec:
-        return ShardSet(urls=list(wds.shardlists.expand_urls(spec)), samples=None)
-    path = Path(spec)
-    if (path / "shards").is_dir():  # a labelling folder
-        path = path / "shards"
-    folder = path if path.is_dir() else None
-    urls = sorted(str(p) for p in path.glob("*.tar")) if folder else sorted(glob.glob(spec))  # noqa: PTH207
-    if not urls:
-        raise FootfallError(
-            f"data.shards={spec}", got="no .tar file", expected="shards made by footfall label",
-            do="label some clips first, or correct the path",
-        )  # fmt: skip
-    manifest = (folder.parent if folder else Path(urls[0]).parent.parent) / "manifest.json"
-    return ShardSet(urls=urls, samples=_count(manifest, urls) if manifest.is_file() else None)
-
-
-def _count(manifest: Path, urls: list[str]) -> int:
-    content = read_json(manifest)
-    if content.get("format") != MANIFEST_FORMAT or content.get("schema_version") != SCHEMA_VERSION:
-        raise FootfallError(
-            f"manifest {manifest}", got=f"{content.get('format')} schema {content.get('schema_version')}",
-            expected=f"{MANIFEST_FORMAT} schema {SCHEMA_VERSION}", do="pack the clips again with this release",
-        )  # fmt: skip
-    samples = {shard["name"]: shard["samples"] for shard in content["shards"]}
-    return sum(samples.get(Path(url).name, 0) for url in urls)
-
-
-def _from_hub(url: str) -> str:
-    """hf://datasets/ORG/NAME/PATH -> path of the file in the local cache."""
-    from huggingface_hub import hf_hub_download
-
-    kind, organisation, name, path = url.removeprefix("hf://").split("/", 3)
-    return hf_hub_download(f"{organisation}/{name}", path, repo_type=kind.removesuffix("s"))
+MAX_WORKERS: Final = 256
+"""Reading processes per training process whose damage is counted apart."""
 
 
 class ShardReader(torch.utils.data.IterableDataset[Sample]):
@@ -91,8 +40,13 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
         super().__init__()
         self.urls, self.seed, self.rank, self.world, self.shuffle = urls, seed, rank, world, shuffle
         self.epoch = 0
-        self.skipped = 0
-        """Damaged pieces left out so far, in this process."""
+        # One place per reading process, in memory that all of them share: nobody adds to another's number.
+        self._skips = torch.zeros(1 + MAX_WORKERS, dtype=torch.int64).share_memory_()
+
+    @property
+    def skipped(self) -> int:
+        """Damaged pieces left out so far, by this process and by the workers that read for it."""
+        return int(self._skips.sum())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
@@ -107,28 +61,38 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
         if self.shuffle:
             random_order.shuffle(urls)
         by_shard = len(urls) >= parts
-        samples = self._samples(urls[part::parts] if by_shard else urls)
-        if not by_shard:
-            samples = (sample for index, sample in enumerate(samples) if index % parts == part)
+        samples = self._samples(urls[part::parts], 0, 1) if by_shard else self._samples(urls, part, parts)
         return mixed(samples, random_order) if self.shuffle else samples
 
-    def _samples(self, urls: list[str]) -> Iterator[Sample]:
-        """Decode samples one by one; a damaged one is counted, reported and left out."""
-        streams = wds.tariterators.url_opener(({"url": url} for url in urls), handler=self.skip)
-        files = wds.tariterators.tar_file_expander(streams, handler=self.skip)
-        for raw in wds.tariterators.group_by_keys(files, handler=self.skip):
+    def _samples(self, urls: list[str], part: int, parts: int) -> Iterator[Sample]:
+        """Decode every `parts`-th sample, from `part` on; a damaged one is counted, reported and left out."""
+        for index, raw in enumerate(wds.tariterators.group_by_keys(self._members(urls), handler=self.skip)):
+            if index % parts == part:
+                try:
+                    yield from_members(raw)
+                except ValueError as error:
+                    self.skip(error)
+
+    def _members(self, urls: list[str]) -> Iterator[dict[str, Any]]:
+        """Members of tar files, one after the other."""
+        for url in urls:
             try:
-                yield from_members(raw)
-            except ValueError as error:
-                self.skip(error)
+                stream = open_url(url)
+            except OSError as error:
+                self.skip(OSError(f"{shown(url)}: {error}"))
+                continue
+            with stream:  # webdataset writes the address into its messages: only what may be shown
+                yield from wds.tariterators.tar_file_expander([{"url": shown(url), "stream": stream}], self.skip)
 
     def skip(self, error: Exception) -> bool:
         """Go on after a fault, but never silently; also webdataset's handler. Another schema stops everything."""
         if isinstance(error, FootfallError):
             raise error
-        self.skipped += 1
-        if self.skipped <= 3 or self.skipped % 100 == 0:
-            log.warning("skipped %d damaged pieces so far; the last: %s", self.skipped, error)
+        worker = torch.utils.data.get_worker_info()
+        own = self._skips[0 if worker is None else 1 + worker.id % MAX_WORKERS]
+        own += 1
+        if own <= 3 or own % 100 == 0:
+            log.warning("skipped %d damaged pieces so far; the last: %s", own, error)
         return True
 
 
@@ -151,4 +115,4 @@ def read_meta(url: str) -> dict[str, Any]:
     """
     for sample in ShardReader([url], seed=0, rank=0, world=1, shuffle=False):
         return sample.meta
-    raise FootfallError(f"shard {url}", got="no readable sample", expected="a shard", do="pack the clips again")
+    raise FootfallError(f"shard {shown(url)}", got="no readable sample", expected="a shard", do="pack the clips again")

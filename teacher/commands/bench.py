@@ -9,6 +9,7 @@ from typing import Final
 
 BENCHES: Final = {
     "teacher": ("teacher.benchmark.speed", "the joint optimisation, against Adam and length"),
+    "data": ("teacher.benchmark.data_speed", "windows read per second, against what training uses"),
     "student": ("teacher.benchmark.student_speed", "frames per second by backbone, resolution and device"),
 }
 """Name -> module with a config `Bench`, `run_bench(config)` -> row and `bench_lines(row)`; and what it measures."""
