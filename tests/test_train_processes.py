@@ -27,6 +27,7 @@ from tests.shard_support import make_shards
 from tests.student_support import one_thread  # noqa: F401 (a fixture)
 from tests.train_support import ROOT, read_log, same_state, settings
 
+pytestmark = pytest.mark.timeout(1800)
 SCRIPT = str(ROOT / "train_student.py")
 BIN = Path(sys.executable).parent
 TORCHRUN = [str(BIN / "torchrun"), "--standalone", "--nproc_per_node", "2"]
@@ -128,7 +129,6 @@ def test_one_process_goes_on_where_two_were(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_two_processes_go_on_where_one_was(labels: Path, one: Path, tmp_path: Path) -> None:
     shutil.copytree(one, tmp_path / "run")
     said = run([*TORCHRUN, *start_two(labels, tmp_path, "run", steps=5), "--resume"], tmp_path)
@@ -137,7 +137,6 @@ def test_two_processes_go_on_where_one_was(labels: Path, one: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_two_killed_processes_go_on_exactly(labels: Path, two: Path, tmp_path: Path) -> None:
     """SIGKILL for launcher, processes and readers in the middle of an epoch; averages and accumulation included."""
     words = [*TORCHRUN, *start_two(labels, tmp_path, "run")]
@@ -156,7 +155,6 @@ def test_two_killed_processes_go_on_exactly(labels: Path, two: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_fsdp_makes_the_curve_of_one_process(labels: Path, one: Path, tmp_path: Path) -> None:
     """FSDP2 on two CPU processes over gloo; its checkpoint then goes on without FSDP on one."""
     run([*by_config("fsdp"), *start_two(labels, tmp_path, "run")], tmp_path, ACCELERATE_USE_CPU="true")
@@ -166,7 +164,6 @@ def test_fsdp_makes_the_curve_of_one_process(labels: Path, one: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
 def test_deepspeed_makes_the_curve_of_one_process(stage: str, labels: Path, one: Path, tmp_path: Path) -> None:
     """By its launch config on two CPU processes; then its own state goes on."""
@@ -182,7 +179,6 @@ def test_deepspeed_makes_the_curve_of_one_process(stage: str, labels: Path, one:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_two_machines_make_the_curve_of_one_process(labels: Path, one: Path, tmp_path: Path) -> None:
     """`eight_nodes.yaml` cut to two machines of one process each, both on this one."""
     words = start_two(labels, tmp_path, "run")
@@ -224,7 +220,6 @@ except FootfallError as error:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_one_process_with_a_bad_loss_stops_both(labels: Path, tmp_path: Path) -> None:
     save_config(tmp_path / "c.yaml", make_settings(labels, tmp_path, "run", processes=2))
     (tmp_path / "poison.py").write_text(POISON.format(root=str(ROOT)))

@@ -3,6 +3,7 @@
 A frame costs one encoding and one batch of pairs, with the frames `gaps` before it: what a stream does. Times are
 those of the networks; reading, drawing and fusing are not in them. Beside them stands the arithmetic floor: the
 floating-point operations of a frame, counted by torch, over the rate that the device reaches on one large product.
+On CPUs both are also taken in processor time, which other programs on the machine do not lengthen.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ def bench_backbone(
                 "dtype": str(dtype).removeprefix("torch."), "gaps": config.gaps, "people": config.people,
                 "parameters_millions": parameters, **timed,
             })  # fmt: skip
+    measure = "latency_ms" if device.type == "cuda" else "processor_ms"
     student.to("meta")  # operations are counted without computing
     for row in rows:
         operations = count_operations(student, parse_size(row["size"]), config)
@@ -153,7 +155,7 @@ def bench_backbone(
             "peak_tflops": round(peak / 1e12, 4),
             "floor_ms": float(f"{1e3 * total / peak:.4g}"),
             "floor_h200_ms": float(f"{1e3 * total / REFERENCE_FLOPS:.4g}"),
-            "times_floor": round(row["latency_ms"]["p50"] / (1e3 * total / peak), 2),
+            "times_floor": round(row[measure]["p50"] / (1e3 * total / peak), 2),
         }
     return rows
 
@@ -221,41 +223,51 @@ def time_frames(runner: Runner, device: torch.device, size: tuple[int, int], con
     reset_peak(device)
     first = runner.encode(image)
     past = deque([first] * max(config.gaps), maxlen=max(config.gaps))
-    encode, pair, whole = [], [], []
+    times: dict[str, list[float]] = {"encode_ms": [], "pairs_ms": [], "latency_ms": [], "processor_ms": []}
     for frame in range(config.warm_ups + config.frames):
-        marks = [_mark(device)]
+        start = _mark(device)
         now = runner.encode(image)
-        marks.append(_mark(device))
+        encoded = _mark(device)
         a = replace(now, features=torch.cat([past[-gap].features for gap in config.gaps]))
         b = replace(now, features=now.features.expand(len(config.gaps), -1, -1))
         runner.pair(a, b, people)
-        marks.append(_mark(device))
+        end = _mark(device)
         past.append(now)
         if frame >= config.warm_ups:
-            encode.append(_milliseconds(marks[0], marks[1]))
-            pair.append(_milliseconds(marks[1], marks[2]))
-            whole.append(_milliseconds(marks[0], marks[2]))
+            times["encode_ms"].append(_milliseconds(start, encoded))
+            times["pairs_ms"].append(_milliseconds(encoded, end))
+            times["latency_ms"].append(_milliseconds(start, end))
+            times["processor_ms"].append(1e3 * (end.processor - start.processor))
     return {
-        "frames": config.frames, "frames_per_second": round(1e3 * len(whole) / sum(whole), 2),
-        "latency_ms": _percentiles(whole), "encode_ms": _percentiles(encode), "pairs_ms": _percentiles(pair),
+        "frames": config.frames, "frames_per_second": round(1e3 * config.frames / sum(times["latency_ms"]), 2),
+        **{name: _percentiles(values) for name, values in times.items()},
         "peak_memory_mb": round(peak_megabytes(device), 1),
     }  # fmt: skip
 
 
-def _mark(device: torch.device) -> Any:
-    """A point in time: an event of the GPU's own clock, or of this process's."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
+@dataclass
+class _Mark:
+    """A point in time."""
+
+    wall: float
+    processor: float
+    event: Any = None
+    """On a GPU, an event of its own clock."""
 
 
-def _milliseconds(start: Any, end: Any) -> float:
-    if isinstance(start, float):
-        return 1e3 * (end - start)
-    end.synchronize()
-    return float(start.elapsed_time(end))
+def _mark(device: torch.device) -> _Mark:
+    event = None
+    if device.type == "cuda":
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+    return _Mark(time.perf_counter(), time.process_time(), event)
+
+
+def _milliseconds(start: _Mark, end: _Mark) -> float:
+    if end.event is None:
+        return 1e3 * (end.wall - start.wall)
+    end.event.synchronize()
+    return float(start.event.elapsed_time(end.event))
 
 
 def _percentiles(values: list[float]) -> dict[str, float]:
@@ -263,15 +275,16 @@ def _percentiles(values: list[float]) -> dict[str, float]:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second on one large square product, the best of several."""
+    """Operations per second on one large square product, the best of several; of one thread on CPUs."""
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):
         start = _mark(device)
         a @ b
-        best = min(best, _milliseconds(start, _mark(device)))
-    return 2 * side**3 / (best / 1e3)
+        end = _mark(device)
+        best = min(best, _milliseconds(start, end) / 1e3 if device.type == "cuda" else end.processor - start.processor)
+    return 2 * side**3 / best
 
 
 def count_operations(student: Student, size: tuple[int, int], config: Bench) -> dict[str, int]:
@@ -304,15 +317,15 @@ def bench_lines(row: Mapping[str, Any]) -> list[str]:
         f"GPU {hardware['gpu'] or 'none'}; torch {made['versions']['torch']}",
         "",
         "| backbone | size | device | mode | dtype | M parameters | frames/s | p50 / p95 / p99 ms | encode + pairs ms "
-        "| peak MB | GFLOP | floor ms | times floor |",
-        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| processor ms | peak MB | GFLOP | floor ms | times floor |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for r in row["rows"]:
         latency = " / ".join(f"{r['latency_ms'][name]:.1f}" for name in ("p50", "p95", "p99"))
         lines.append(
             f"| {r['backbone']} | {r['size']} | {r['device']} | {r['mode']} | {r['dtype']} "
             f"| {sum(r['parameters_millions'].values()):.1f} | {r['frames_per_second']:.1f} | {latency} "
-            f"| {r['encode_ms']['p50']:.1f} + {r['pairs_ms']['p50']:.1f} | {r['peak_memory_mb']:.0f} "
-            f"| {sum(r['gflop_per_frame'].values()):.1f} | {r['floor_ms']:.3g} | {r['times_floor']:.1f} |"
+            f"| {r['encode_ms']['p50']:.1f} + {r['pairs_ms']['p50']:.1f} | {r['processor_ms']['p50']:.1f} "
+            f"| {r['peak_memory_mb']:.0f} | {sum(r['gflop_per_frame'].values()):.1f} | {r['floor_ms']:.3g} | {r['times_floor']:.1f} |"
         )
     return lines
