@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,12 +43,13 @@ def trained(backbone: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three steps on one window: computed, then taken from the cache of frozen features."""
     out = tmp_path_factory.mktemp("run")
     make_shards(out / "labels", samples=1, per_shard=1, frames=2)
+    still: dict[str, Any] = dict.fromkeys(PIXEL_AUGMENTATION, 0.0)
     config = TrainConfig(
         name="da3", out=str(out), steps=3, log_every=1, save_every=3,
         data=DataConfig(
             shards=str(out / "labels"), batch_size=1, windows_per_sample=1, window_frames=2, workers=0,
             feature_cache=str(out / "cache"), feature_cache_gb=1.0, feature_cache_windows=1,
-            **dict.fromkeys(PIXEL_AUGMENTATION, 0.0),
+            **still,
         ),
         optim=OptimConfig(lr=1e-3, final_lr=1e-4, warmup_steps=1),
         student=StudentConfig(backbone=backbone, head=HeadConfig(width=48, layers=1, attention_heads=2)),
