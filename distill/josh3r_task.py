@@ -107,7 +107,7 @@ class Josh3rTask(nn.Module):
             )  # fmt: skip
         size = (images.shape[-1], images.shape[-2])
         person = choose_person(batch)
-        boxes = zoom_boxes(_take(batch["boxes"], person), size)  # [B, V, 4]
+        boxes = zoom_boxes(_take(batch.get("prompt_boxes", batch["boxes"]), person), size)  # [B, V, 4]
         tokens = self.student.encode(zoom_images(images.flatten(0, 1)))
         a, b = (tokens[_every(count, frames, shift)] for shift in (0, 1))
         output = self.student.pair(a, b, boxes[:, :-1].flatten(0, 1), boxes[:, 1:].flatten(0, 1))

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from distill import checkpoint
@@ -67,7 +67,7 @@ class Trainer:
         self.accelerator = make_accelerator(config)
         self.sharding = sharding_of(self.accelerator)
         set_seed(config.seed)
-        self.student = Student.from_pretrained(config.init_from) if config.init_from else Student(config.student)
+        self.student = self._make_student()
         self.student.train()
         training = self._read_training(state)
         if state is not None:  # before anything is divided between processes
@@ -84,6 +84,16 @@ class Trainer:
             self._restore(state, training)
         self._check_data()
 
+    def _make_student(self) -> Any:
+        """What is trained: a module with `config`, `backbone`, `network_size` and `save_pretrained`."""
+        return Student.from_pretrained(self.config.init_from) if self.config.init_from else Student(self.config.student)
+
+    def _make_task(self) -> nn.Module:
+        """The student with its losses: a batch in, losses and a report out."""
+        task = StudentTask(self.student, self.config.loss)
+        task.cache = self.cache
+        return task
+
     def _prepare(self) -> None:
         plugin = self.accelerator.state.deepspeed_plugin
         if plugin is not None:  # it cannot see our loader
@@ -91,8 +101,7 @@ class Trainer:
             plugin.deepspeed_config["gradient_accumulation_steps"] = self.config.optim.accumulate
             plugin.deepspeed_config["gradient_clipping"] = self.config.optim.clip_norm
             self.accelerator.gradient_accumulation_steps = self.config.optim.accumulate
-        task = StudentTask(self.student, self.config.loss).to(self.accelerator.device)
-        task.cache = self.cache
+        task = self._make_task().to(self.accelerator.device)
         self.task, self.optimiser = self.accelerator.prepare(task, self.optimiser)
 
     def _windows(self, urls: list[str], *, training: bool) -> Windows:
@@ -152,7 +161,8 @@ class Trainer:
         """One optimiser step over `accumulate` batches; returns what is logged, means over those batches."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, self.config.steps, self.config.optim)
-        rows, names = defaultdict(list), []
+        rows: dict[str, list[Tensor]] = defaultdict(list)
+        names: list[str] = []
         for _ in range(self.config.optim.accumulate):
             batch = next(batches)
             names += batch["name"]
@@ -315,15 +325,18 @@ class Trainer:
                 "config": config_to_dict(self.config),
             })  # fmt: skip
             averaged.save_pretrained(self.folder / "pretrained")
-            write_card(self.folder / "pretrained", self.folder, step=self.step, seconds=self.seconds)
+            self._write_card()
             checkpoint.put_in_place(new, self.folder)
         self.accelerator.wait_for_everyone()
 
-    def _averaged_student(self) -> Student:
+    def _write_card(self) -> None:
+        write_card(self.folder / "pretrained", self.folder, step=self.step, seconds=self.seconds)
+
+    def _averaged_student(self) -> Any:
         """A student with the averaged weights, whole, on the CPU. Collective under FSDP."""
         weights = self.average.state()
         with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced
-            student = Student(self.student.config, self.student.backbone.module)
+            student = type(self.student)(self.student.config, self.student.backbone.module)
         student.load_state_dict(weights)
         return student
 
@@ -373,7 +386,7 @@ class Trainer:
             print(text, file=sys.stderr, flush=True)
 
 
-def _groups(student: Student, config: OptimConfig) -> list[dict[str, Any]]:
+def _groups(student: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Weight decay on matrices, none on biases, norms and single vectors."""
     matrices = [p for p in student.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in student.parameters() if p.requires_grad and p.ndim <= 1]
