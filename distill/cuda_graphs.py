@@ -126,18 +126,18 @@ class GraphedStudent:
         inputs = {"a": a.features, "b": b.features, **present_fields(people)}
         key = ("pair", a.grid, b.grid, *((name, tuple(tensor.shape)) for name, tensor in inputs.items()))
         if key not in self._graphs:
-            shapes: dict[str, torch.Size] = {}
-            function = self._wrap(lambda given: pack(self._pair(a, b, people, given), shapes))
+            moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            shapes = shapes_of(answer(self.student, a, b, people, moved))
+            function = self._wrap(lambda given: pack(answer(self.student, a, b, people, given)))
             self._graphs[key] = Graph(function, inputs, self.device, self._pool), shapes
         graph, shapes = self._graphs[key]
         return unpack(graph(inputs).to(self.answers_on, copy=True), shapes)
 
-    def _pair(self, a: Tokens, b: Tokens, people: Prompts, given: Inputs) -> PairPrediction:
-        """The student's answer to inputs that replace the tensors of `a`, `b` and `people`."""
-        prompts = {name: tensor for name, tensor in given.items() if name not in ("a", "b")}
-        return self.student.pair(
-            replace(a, features=given["a"]), replace(b, features=given["b"]), replace(people, **prompts)
-        )
+
+def answer(student: Student, a: Tokens, b: Tokens, people: Prompts, given: Inputs) -> PairPrediction:
+    """`Student.pair` of inputs by name, which replace the tensors of `a` ("a"), `b` ("b") and `people`."""
+    prompts = {name: tensor for name, tensor in given.items() if name not in ("a", "b")}
+    return student.pair(replace(a, features=given["a"]), replace(b, features=given["b"]), replace(people, **prompts))
 
 
 def present_fields(of: Any) -> dict[str, Tensor]:
@@ -146,16 +146,17 @@ def present_fields(of: Any) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def pack(prediction: PairPrediction, shapes: dict[str, torch.Size]) -> Tensor:
-    """All tensors of a prediction as one float32 vector; `shapes` is filled with what `unpack` needs."""
-    tensors = present_fields(prediction)
-    shapes.update({name: tensor.shape for name, tensor in tensors.items()})
-    return torch.cat([tensor.float().flatten() for tensor in tensors.values()])
+def shapes_of(prediction: PairPrediction) -> dict[str, torch.Size]:
+    """What `unpack` needs to know."""
+    return {name: tensor.shape for name, tensor in present_fields(prediction).items()}
+
+
+def pack(prediction: PairPrediction) -> Tensor:
+    """All tensors of a prediction as one float32 vector."""
+    return torch.cat([tensor.float().flatten() for tensor in present_fields(prediction).values()])
 
 
 def unpack(vector: Tensor, shapes: Mapping[str, torch.Size]) -> PairPrediction:
     """The inverse of `pack`, as views of the vector."""
     parts = vector.split([shape.numel() for shape in shapes.values()])
-    return PairPrediction(
-        **{name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-    )
+    return PairPrediction(**{name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)})

@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from distill.cuda_graphs import GraphedStudent, pack, prepare_student, present_fields, unpack
+from distill.cuda_graphs import GraphedStudent, answer, pack, prepare_student, present_fields, shapes_of, unpack
 from distill.errors import FootfallError
 from distill.models.mast3r import Mast3r, Mast3rConfig, initialise
 from distill.models.student import Student, StudentConfig
@@ -74,12 +74,26 @@ def test_traffic_is_seen() -> None:
     assert [line.split(":")[0] for line in watch.found] == ["new_tensor", "__getitem__", "__float__"]
 
 
+def test_both_calls_are_one_graph_for_the_compiler() -> None:
+    """Traced as torch.compile does before it generates code, without a break; the answers stay the same."""
+    student, people, images = make_student(), make_prompts(2), torch.rand(1, 3, SIZE[1], SIZE[0])
+    with torch.inference_mode():
+        tokens = student.encode(images)
+        encode = torch.compile(lambda x: student.encode(x).features, backend="eager", fullgraph=True)
+        torch.testing.assert_close(encode(images), tokens.features, rtol=1e-4, atol=1e-5)
+        inputs = {"a": tokens.features, "b": tokens.features, **present_fields(people)}
+        pair = torch.compile(
+            lambda given: pack(answer(student, tokens, tokens, people, given)), backend="eager", fullgraph=True
+        )
+        wanted = pack(student.pair(tokens, tokens, people))
+        torch.testing.assert_close(pair(inputs), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_a_packed_prediction_comes_back() -> None:
     student = make_student()
     tokens = student.encode(torch.rand(1, 3, SIZE[1], SIZE[0]))
     wanted = student.pair(tokens, tokens, make_prompts(2))
-    shapes: dict[str, torch.Size] = {}
-    found = unpack(pack(wanted, shapes), shapes)
+    found = unpack(pack(wanted), shapes_of(wanted))
     for field in fields(wanted):
         a, b = getattr(wanted, field.name), getattr(found, field.name)
         assert (a is None and b is None) or torch.equal(a.float(), b), field.name

@@ -195,11 +195,10 @@ class _Plain:
     @torch.inference_mode()
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
         """See `Student.pair`."""
-        from distill.cuda_graphs import pack, unpack
+        from distill.cuda_graphs import pack, shapes_of, unpack
 
-        shapes: dict[str, torch.Size] = {}
-        vector = pack(self._pair(a, b, people.to(self.device)), shapes)
-        return unpack(vector.cpu(), shapes)
+        found = self._pair(a, b, people.to(self.device))
+        return unpack(pack(found).cpu(), shapes_of(found))
 
 
 def example(size: tuple[int, int], config: Bench, device: torch.device) -> tuple[Tensor, Prompts]:
@@ -326,6 +325,7 @@ def bench_lines(row: Mapping[str, Any]) -> list[str]:
             f"| {r['backbone']} | {r['size']} | {r['device']} | {r['mode']} | {r['dtype']} "
             f"| {sum(r['parameters_millions'].values()):.1f} | {r['frames_per_second']:.1f} | {latency} "
             f"| {r['encode_ms']['p50']:.1f} + {r['pairs_ms']['p50']:.1f} | {r['processor_ms']['p50']:.1f} "
-            f"| {r['peak_memory_mb']:.0f} | {sum(r['gflop_per_frame'].values()):.1f} | {r['floor_ms']:.3g} | {r['times_floor']:.1f} |"
+            f"| {r['peak_memory_mb']:.0f} | {sum(r['gflop_per_frame'].values()):.1f} | {r['floor_ms']:.3g} "
+            f"| {r['times_floor']:.1f} |"
         )
     return lines
