@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
@@ -35,8 +36,11 @@ from distill.geometry.cameras import make_intrinsics, resize_intrinsics
 from distill.geometry.rotations import average_rotations
 from distill.geometry.transforms import make_transform, transform_points
 from distill.models.backbones import Tokens
+from distill.models.detection_head import best_candidates
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
+from distill.odometry import CornerOdometry, Measured, OdometryConfig
+from distill.people.token_tracker import TokenTracker, TokenTrackerConfig
 
 Array = NDArray[Any]
 TIMES_KEPT: Final = 2000
@@ -59,6 +63,12 @@ class Network(Protocol):
         ...
 
 
+SCALE_MEMORY: Final = 0.95
+"""How slowly the scale of the backbone's points follows new frames."""
+FARTHEST: Final = 30.0
+"""Points farther than this are no landmarks, in the backbone's unit."""
+
+
 @dataclass(kw_only=True)
 class StreamConfig:
     """Streaming."""
@@ -71,6 +81,10 @@ class StreamConfig:
     """Focal length where none is given, as a multiple of the image diagonal."""
     shape_memory: float = 0.98
     """How slowly a person's shape follows new frames."""
+    corners: Literal["auto", "off"] = "auto"
+    """Measure the camera's motion by corners on the backbone's points too (auto: where there are points and OpenCV)."""
+    odometry: OdometryConfig = field(default_factory=OdometryConfig)
+    tracker: TokenTrackerConfig = field(default_factory=TokenTrackerConfig)
     camera: Literal["auto", "static", "moving"] = "auto"
     """Whether the camera stands: tested all the time (auto), or known."""
     settle: bool = True
@@ -91,6 +105,18 @@ class StreamConfig:
         """K [3, 3] for images of (width, height)."""
         focal = self.focal_px or self.focal_guess * float(np.hypot(*size))
         return make_intrinsics(torch.tensor(focal), size)
+
+
+@dataclass(kw_only=True)
+class GivenBody:
+    """A body from elsewhere, in the parameters of the student's body model; it takes the place of the student's."""
+
+    body_rot: Tensor
+    """[23, 3, 3] joint rotations relative to the parent."""
+    betas: Tensor
+    """[B]."""
+    cam_from_body: Tensor | None = None
+    """[4, 4] orientation and pelvis in the camera, metres; None keeps the student's."""
 
 
 @dataclass(kw_only=True)
@@ -166,13 +192,14 @@ class Stream:
 
     def __init__(
         self, network: Network, size: tuple[int, int], config: StreamConfig | None = None, *,
-        K: Tensor | None = None, body: BodyModel | None = None,
+        K: Tensor | None = None, K_known: bool | None = None, body: BodyModel | None = None,
     ) -> None:  # fmt: skip
         """Prepare for frames of `size` (width, height).
 
         Args:
             network: a student, or exported graphs.
-            K: [3, 3] known intrinsics in pixels of the frames; None takes the config's.
+            K: [3, 3] intrinsics in pixels of the frames; None takes the config's.
+            K_known: whether they are more than a guess; None: if they were given here or in the config.
             body: body model of the network's parameters; None takes the free one.
         """
         self.network, self.size, self.config = network, size, config or StreamConfig()
@@ -184,27 +211,42 @@ class Stream:
         self._lag = max(self.config.gaps)
         self._past: deque[_Kept] = deque(maxlen=self._lag)
         self._fuser = Fuser(self.config.fuser, camera=self.config.camera)
-        self._K_known = K is not None or self.config.focal_px > 0
+        self._K_known = K_known if K_known is not None else K is not None or self.config.focal_px > 0
         self._bodies: deque[_Bodies] = deque(maxlen=self.config.fuser.lag + 1)
         self.observation: FrameObservation | None = None
         """What the network said of the last frame."""
+        self._odometry = self._make_odometry()
+        self._tracker = TokenTracker(self.config.tracker)
+        self._log_scale: float | None = None
         self._betas: dict[int, Tensor] = {}
         self._last_seen: dict[int, int] = {}
         self._index = -1
         self.times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
         """Part -> seconds of the last frames."""
 
+    def _make_odometry(self) -> CornerOdometry | None:
+        """None where it is not wanted or cannot be."""
+        possible = isinstance(self.network, Student) and self.network.has_points and find_spec("cv2") is not None
+        if self.config.corners == "off" or not possible:
+            return None
+        return CornerOdometry(self.K.numpy(), self.config.odometry)
+
     @torch.inference_mode()
-    def step(self, image: Array, timestamp: float, boxes: dict[int, Array]) -> FrameResult:
+    def step(
+        self, image: Array, timestamp: float, boxes: dict[int, Array] | None = None,
+        bodies: dict[int, GivenBody] | None = None,
+    ) -> FrameResult:  # fmt: skip
         """The next frame.
 
         Args:
             image: [H, W, 3] uint8 RGB of the announced size.
             timestamp: seconds.
-            boxes: person's id -> [4] x0, y0, x1, y1 in pixels of the frame.
+            boxes: person's id -> [4] x0, y0, x1, y1 in pixels of the frame; None: the student finds and follows
+                people itself.
+            bodies: person's id -> a body from elsewhere, for any of the people in the frame.
 
         Raises:
-            FootfallError: a frame of another size.
+            FootfallError: a frame of another size, or no boxes for a network that finds nobody.
         """
         if image.shape != (self.size[1], self.size[0], 3):
             raise FootfallError(
@@ -213,16 +255,59 @@ class Stream:
             )  # fmt: skip
         self._index += 1
         tokens = self._timed("encode", lambda: self.network.encode(self._prepare(image)))
-        scaled = {k: torch.as_tensor(box).float() * self._box_scale for k, box in boxes.items()}
+        if boxes is None:
+            scaled = self._timed("people", lambda: self._find(tokens))
+        else:
+            scaled = {k: torch.as_tensor(box).float() * self._box_scale for k, box in boxes.items()}
         now = _Kept(tokens, scaled, timestamp)
+        corners = self._timed("corners", lambda: self._odometry.step(image)) if self._odometry else []
         gaps = [gap for gap in self.config.gaps if gap <= self._index]
         past = [self._past[-gap] for gap in gaps] or [now]
         ids = sorted(now.boxes)
         prediction = self._timed("pair", lambda: self._pair(past, now, ids))
         in_both = [[person in before.boxes for person in ids] for before in past]
-        result = self._timed("fuse", lambda: self._fuse(prediction, gaps, ids, in_both, timestamp))
+        moved = self._scaled(corners, float(prediction.log_scene_scale.mean()))
+        result = self._timed("fuse", lambda: self._fuse(prediction, gaps, ids, in_both, timestamp, moved, bodies))
+        if self._odometry is not None and self._odometry.wants_keyframe:
+            self._timed("keyframe", lambda: self._take_keyframe(now, past[-1]))
         self._past.append(now)
         return result
+
+    def _find(self, tokens: Tokens) -> dict[int, Tensor]:
+        """People whom the student finds in its tokens: id -> box [4] in pixels of the network."""
+        if not isinstance(self.network, Student):
+            raise FootfallError(
+                "stream", got="no boxes of people", expected="boxes: these graphs find nobody themselves",
+                do="give boxes, or take the checkpoint instead of its exported graphs",
+            )  # fmt: skip
+        config = self.config.tracker
+        ((found, scores),) = best_candidates(
+            self.network.detect(tokens), threshold=config.stay_score, overlap=config.overlap, most=config.max_people
+        )
+        vectors = self.network.identify(tokens, found[None])[0]
+        followed = self._tracker.step(found.numpy(), scores.numpy(), vectors.numpy())
+        return {person: torch.from_numpy(box).float() for person, box in followed.items()}
+
+    def _scaled(self, corners: list[Measured], log_scale: float) -> Motions:
+        """What corners say, in metres of the network: points times their scale, which is averaged over time."""
+        last = log_scale if self._log_scale is None else self._log_scale
+        self._log_scale = SCALE_MEMORY * last + (1 - SCALE_MEMORY) * log_scale
+        if not corners:
+            return Motions()
+        moves = np.stack([measured.key_from_now for measured in corners])
+        moves[:, :3, 3] *= np.exp(self._log_scale)
+        log_var = np.stack([measured.log_var for measured in corners]) + [0, 2 * self._log_scale]
+        return Motions(gaps=np.array([measured.gap for measured in corners]), past_from_now=moves, log_var=log_var)
+
+    def _take_keyframe(self, now: _Kept, other: _Kept) -> None:
+        """Give the odometry the points of the background of the frame just given."""
+        assert isinstance(self.network, Student) and self._odometry is not None
+        points = self.network.points(now.tokens, other.tokens)[0][0]
+        usable = (points[..., 2] > 0.1) & (points[..., 2] < FARTHEST)
+        for box in now.boxes.values():
+            left, top, right, bottom = (int(v) for v in box.clamp(min=0))
+            usable[top : bottom + 1, left : right + 1] = False
+        self._odometry.add_keyframe(points.numpy(), usable.numpy())
 
     def settled(self) -> list[FrameResult]:
         """Frames that left the fuser's window with the last `step` (at most one); nothing will change them."""
@@ -270,15 +355,16 @@ class Stream:
         return self.network.pair(a, b, prompts)
 
     def _fuse(
-        self, prediction: PairPrediction, gaps: list[int], ids: list[int], in_both: list[list[bool]], timestamp: float
-    ) -> FrameResult:
-        bodies = self._average(prediction, ids)
+        self, prediction: PairPrediction, gaps: list[int], ids: list[int], in_both: list[list[bool]], timestamp: float,
+        corners: Motions, given: dict[int, GivenBody] | None,
+    ) -> FrameResult:  # fmt: skip
+        bodies = self._average(prediction, ids, given or {})
         self._forget()
-        self.observation = _observe(prediction, bodies, gaps, in_both, timestamp)
+        self.observation = replace(_observe(prediction, bodies, gaps, in_both, timestamp), corners=corners)
         self._bodies.append(bodies)
         return self._result(self._fuser.step(self.observation), bodies)
 
-    def _average(self, prediction: PairPrediction, ids: list[int]) -> _Bodies:
+    def _average(self, prediction: PairPrediction, ids: list[int], given: dict[int, GivenBody]) -> _Bodies:
         """Average over the pairs, weighted by how sure each is of the root; shapes also over time.
 
         All pairs see the same pixels of the current frame, so that their mean is no surer than one of them.
@@ -297,10 +383,18 @@ class Stream:
             if person in self._betas:
                 betas[column] = torch.lerp(betas[column], self._betas[person], self.config.shape_memory)
             self._betas[person], self._last_seen[person] = betas[column].clone(), self._index
+        cam_from_body = make_transform(average_rotations(root[..., :3, :3], weight[..., 0]), ray * log_depth.exp())
+        for column, person in enumerate(ids):
+            if person in given:
+                outside = given[person]
+                body_rot[column], betas[column] = outside.body_rot, outside.betas
+                cam_from_body[column] = (
+                    cam_from_body[column] if outside.cam_from_body is None else outside.cam_from_body
+                )
         here = torch.eye(4).expand(count, 4, 4)
         return _Bodies(
             ids=ids, root_log_var=(weight * log_var).sum(0), body_rot=body_rot, betas=betas,
-            cam_from_body=make_transform(average_rotations(root[..., :3, :3], weight[..., 0]), ray * log_depth.exp()),
+            cam_from_body=cam_from_body,
             contact_prob=prediction.contact_logit_b[:, :count].sigmoid().mean(0),
             joints=self._body(betas, body_rot, here).joints, feet=self._body.sites(betas, body_rot, here)[:, :FEET],
         )  # fmt: skip

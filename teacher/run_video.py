@@ -7,7 +7,7 @@ import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ class RunConfig:
     """Frames are reduced to this longer side, pixels, before people are looked for."""
     image_fps: float = 30.0
     """Frame rate of a folder of images."""
+    people: Literal["tokens", "landmarks"] = "tokens"
+    """Who finds and follows people: the student in its own tokens, or the landmark tracker (extra `people`), which
+    exported graphs always take."""
     scene_every: int = 15
     """Frames between those whose points join the scene."""
     stream: StreamConfig = field(default_factory=StreamConfig)
@@ -71,7 +74,8 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
     network, body_name = load_network(checkpoint)
     decoder = Decoder(video, fps=config.image_fps if video.is_dir() else None)
     body = load_body_model(body_name)
-    tracker = PeopleTracker(config.tracker)
+    use_tokens = config.people == "tokens" and isinstance(network, Student)
+    tracker = None if use_tokens else PeopleTracker(config.tracker)
     stream: Stream | None = None
     recorder: Recorder | None = None
     progress = Progress(1, title="run")
@@ -87,12 +91,14 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
         if stream is None or recorder is None:
             settings = config.stream
             K = settings.intrinsics((frame.shape[1], frame.shape[0])) * torch.tensor([[scale], [scale], [1.0]])
-            stream = Stream(network, size, settings, K=K, body=body)
+            stream = Stream(network, size, settings, K=K, K_known=settings.focal_px > 0, body=body)
             recorder = Recorder(stream.K.numpy(), size, body_name, scale_seconds=settings.fuser.scale_seconds)
-        began = time.perf_counter()
-        found = tracker.step(image)
-        parts["people"].append(time.perf_counter() - began)
-        result = stream.step(image, float(decoder.timestamps[index]), {p.id: p.pose.box_xyxy for p in found})
+        boxes = None
+        if tracker is not None:
+            began = time.perf_counter()
+            boxes = {p.id: p.pose.box_xyxy for p in tracker.step(image)}
+            parts["people"].append(time.perf_counter() - began)
+        result = stream.step(image, float(decoder.timestamps[index]), boxes)
         for ready in stream.settled() if config.stream.settle else [result]:
             recorder.add(ready, _statures(ready, body))
         if index % config.scene_every == 0:
@@ -108,8 +114,8 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
     save_result(out, whole)
     frames = len(whole.cameras.timestamps)
     write_json(out / "latency.json", {
-        **stream.latency(), "people": _percentiles(parts["people"]), "frames_per_s": frames / seconds,
-        "frames": frames, "hardware": _hardware(), "torch": torch.__version__, "commit": code_commit(),
+        **stream.latency(), **{name: percentiles(times) for name, times in parts.items() if times},
+        "frames_per_s": frames / seconds, "frames": frames, "hardware": _hardware(), "torch": torch.__version__, "commit": code_commit(),
     })  # fmt: skip
     return {"frames": frames, "people": len(whole.motion.ids), "frames_per_s": frames / seconds}
 
@@ -118,7 +124,8 @@ def _statures(frame: FrameResult, body: BodyModel) -> dict[int, float]:
     return {person.id: float(body.stature(person.betas)) for person in frame.people}
 
 
-def _percentiles(seconds: list[float]) -> dict[str, float]:
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """p50, p95 and p99 of durations, in milliseconds."""
     p50, p95, p99 = 1e3 * np.percentile(seconds, [50, 95, 99])
     return {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3), "p99_ms": round(float(p99), 3)}
 

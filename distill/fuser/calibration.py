@@ -96,8 +96,10 @@ def error_series(
     series: Series = defaultdict(list)
     for observations, truth in clips:
         scale = _scale_of(observations, truth)
-        frames = [frame.camera for frame in observations]
-        _motion_errors(series, "camera", frames, truth.cameras.world_from_cam, scale)
+        for kind, frames in (
+            ("camera", [frame.camera for frame in observations]), ("corner", [frame.corners for frame in observations]),
+        ):  # fmt: skip
+            _motion_errors(series, kind, frames, truth.cameras.world_from_cam, scale)
         for column, person in enumerate(truth.motion.ids.tolist()):
             back = [f.people[person].motions if person in f.people else Motions() for f in observations]
             _motion_errors(series, "body", back, truth.world_from_body[:, column], scale)

@@ -71,6 +71,10 @@ class UncertaintyScales:
     """Camera motion, rotation."""
     camera_translation: float = 1.0
     """Camera motion, translation."""
+    corner_rotation: float = 1.0
+    """Camera motion from tracked corners, rotation."""
+    corner_translation: float = 1.0
+    """Camera motion from tracked corners, translation."""
     body_rotation: float = 1.0
     """Body motion, rotation."""
     body_translation: float = 1.0

@@ -70,6 +70,8 @@ class FrameObservation:
     timestamp: float
     """Seconds, increasing."""
     camera: Motions = field(default_factory=Motions)
-    """cam_past_from_cam_now."""
+    """cam_past_from_cam_now, as the heads say."""
+    corners: Motions = field(default_factory=Motions)
+    """The same from tracked corners (`distill.odometry`), in metres of the network; several may go back as far."""
     people: dict[int, PersonObservation] = field(default_factory=dict)
     """By id."""

@@ -2,7 +2,8 @@
 
 clip.npz
     timestamps [T] s
-    camera_frame [N], camera_gap [N], camera_move [N, 4, 4], camera_log_var [N, 2]         camera motions
+    camera_frame [N], camera_gap [N], camera_move [N, 4, 4], camera_log_var [N, 2]         camera motions of the heads
+    corner_frame [C], corner_gap [C], corner_move [C, 4, 4], corner_log_var [C, 2]         the same from corners
     person_frame [M], person_id [M], cam_from_body [M, 4, 4], root_log_var [M, 3], contact_prob [M, 6],
     feet [M, 4, 3], joints [M, 24, 3]                                                      people, one row per frame
     motion_row [L] (row of the person), motion_gap [L], motion_move [L, 4, 4], motion_log_var [L, 2]
@@ -28,10 +29,12 @@ def save_observations(path: Path, observations: Sequence[FrameObservation], join
     """Write a clip."""
     people = [(k, person, seen) for k, frame in enumerate(observations) for person, seen in frame.people.items()]
     camera = _rows([frame.camera for frame in observations])
+    corner = _rows([frame.corners for frame in observations])
     motion = _rows([seen.motions for _, _, seen in people])
     save_arrays(path, {
         "timestamps": np.array([frame.timestamp for frame in observations]),
         "camera_frame": camera[0], "camera_gap": camera[1], "camera_move": camera[2], "camera_log_var": camera[3],
+        "corner_frame": corner[0], "corner_gap": corner[1], "corner_move": corner[2], "corner_log_var": corner[3],
         "person_frame": np.array([k for k, _, _ in people], np.int64),
         "person_id": np.array([person for _, person, _ in people], np.int64),
         "cam_from_body": np.array([seen.cam_from_body for _, _, seen in people]).reshape(-1, 4, 4),
@@ -64,8 +67,8 @@ def load_observations(path: Path) -> tuple[list[FrameObservation], Joints]:
     observations = []
     joints: Joints = []
     for k, time in enumerate(a["timestamps"]):
-        camera = _motions(a, "camera", a["camera_frame"] == k)
-        observations.append(FrameObservation(timestamp=float(time), camera=camera))
+        camera, corners = (_motions(a, kind, a[f"{kind}_frame"] == k) for kind in ("camera", "corner"))
+        observations.append(FrameObservation(timestamp=float(time), camera=camera, corners=corners))
         joints.append({})
     for row, (k, person) in enumerate(zip(a["person_frame"].tolist(), a["person_id"].tolist(), strict=True)):
         observations[k].people[person] = PersonObservation(

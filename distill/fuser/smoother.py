@@ -88,12 +88,14 @@ class Fuser:
         self._index += 1
         last = self._times.get(self._index - 1, observation.timestamp - 1.0)
         self._times[self._index] = max(observation.timestamp, last + 1e-3)
-        motions = observation.camera.usable(min(self.config.lag, self._index))
+        longest = min(self.config.lag, self._index)
+        motions, corners = observation.camera.usable(longest), observation.corners.usable(longest)
         people = {k: p for k, p in observation.people.items() if p.is_finite()}
-        self._test_static(motions)
+        kind, finest = ("corner", corners) if len(corners.gaps) else ("camera", motions)
+        self._test_static(finest, kind)
         self._standing = self._static.probabilities()
-        nodes = self._add_states(motions, people)
-        self._add_camera(nodes[CAMERA], motions)
+        nodes = self._add_states(finest, kind, people)
+        self._add_camera(nodes[CAMERA], {"camera": motions, "corner": corners})
         for person, seen in people.items():
             self._add_person(nodes, person, seen)
         self._pin_static()
@@ -124,21 +126,21 @@ class Fuser:
         pair = axis_variance(log_var, 3) * [rotation, translation]
         return np.repeat(pair, 3, axis=1)
 
-    def _test_static(self, motions: Motions) -> None:
+    def _test_static(self, motions: Motions, kind: str) -> None:
         if not len(motions.gaps):
             self._static.step(1, None, np.zeros(6), 0.0)
             return
         row = int(np.argmax(motions.gaps))
         gap = int(motions.gaps[row])
         seconds = self._times[self._index] - self._times[self._index - gap]
-        variance = self._variance(motions.log_var[row : row + 1], "camera")[0]
+        variance = self._variance(motions.log_var[row : row + 1], kind)[0]
         self._static.step(gap, motions.past_from_now[row], variance, seconds)
 
-    def _add_states(self, motions: Motions, people: dict[int, PersonObservation]) -> dict[int, int]:
-        """Nodes of the new frame at first guesses; returns owner -> node."""
+    def _add_states(self, motions: Motions, kind: str, people: dict[int, PersonObservation]) -> dict[int, int]:
+        """Nodes of the new frame at first guesses, the camera's from `motions` of a kind; returns owner -> node."""
         states = self.window.states
         before = states.node_of(CAMERA, self._index - 1)
-        camera = self._guess(CAMERA, motions, "camera", None if before is None else states.matrix(before))
+        camera = self._guess(CAMERA, motions, kind, None if before is None else states.matrix(before))
         poses, factors, earlier = [camera], [0.0 if before is None else float(states.factor[before])], [before]
         for person, seen in people.items():
             node = self._last_node(person)
@@ -195,13 +197,13 @@ class Fuser:
         decay = np.exp(-dt / seconds)
         self.window.tables["factor"].add([[before, node]], {"decay": [decay], "variance": [sigma**2 * (1 - decay**2)]})
 
-    def _add_camera(self, node: int, motions: Motions) -> None:
-        """Motions of the camera, its smoothness, and the place for the static hypothesis."""
+    def _add_camera(self, node: int, motions: dict[str, Motions]) -> None:
+        """Motions of the camera by kind, its smoothness, and the place for the static hypothesis."""
         states = self.window.states
-        if len(motions.gaps):
-            past = [states.node_of(CAMERA, self._index - int(gap)) for gap in motions.gaps]
-            rows = [[before, node] for before in past]
-            self._add_motions(rows, motions, self._variance(motions.log_var, "camera"))
+        for kind, measured in motions.items():
+            if len(measured.gaps):
+                rows = [[states.node_of(CAMERA, self._index - int(gap)), node] for gap in measured.gaps]
+                self._add_motions(rows, measured, self._variance(measured.log_var, kind))
         before = self._last_node(CAMERA)
         if before is not None:
             self.window.tables["still"].add([[before, node]], {"variance": [self._loose()]})
@@ -211,7 +213,7 @@ class Fuser:
         dt = self._times[self._index] - self._times[self._index - 1]
         return np.repeat(np.square(JUMP), 3) * dt**2
 
-    def _add_motions(self, rows: list[list[int | None]], motions: Motions, variance: Array) -> None:
+    def _add_motions(self, rows: Sequence[Sequence[int | None]], motions: Motions, variance: Array) -> None:
         move = motions.past_from_now
         self.window.tables["motion"].add(rows, {"R": move[:, :3, :3], "t": move[:, :3, 3], "variance": variance})
 

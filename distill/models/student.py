@@ -71,6 +71,21 @@ class Student(nn.Module):
         """Unit vectors [B, P, identity_channels] of who is in boxes [B, P, 4], alike for one person in all frames."""
         return self.identity(tokens, boxes)
 
+    @property
+    def has_points(self) -> bool:
+        """Whether the backbone predicts points."""
+        return self.backbone.module.has_points
+
+    def points(self, a: Tokens, b: Tokens) -> tuple[Tensor, Tensor]:
+        """The backbone's points [B, H, W, 3] of frames a in their cameras, unscaled, and their confidence [B, H, W].
+
+        Args:
+            a: features of the frames whose points are wanted. b: of others that help.
+        """
+        pair = self.backbone.decode(a, b)
+        assert pair.points_a is not None and pair.conf_a is not None
+        return pair.points_a, pair.conf_a
+
     def pair(self, a: Tokens, b: Tokens, people: Prompts, *, points: bool = False) -> PairPrediction:
         """People and camera of B ordered pairs of frames.
 
