@@ -37,8 +37,7 @@ from distill.video import Decoder
 from teacher.initialisers.bodies import BodiesConfig, FittedPerson, fit_person
 from teacher.initialisers.people import choose_people, to_arrays
 from teacher.progress import Progress
-from teacher.run_video import RunConfig
-from teacher.run_video import _percentiles as percentiles
+from teacher.run_video import RunConfig, percentiles
 from teacher.stagefiles import CameraInit, People
 
 Array = NDArray[Any]

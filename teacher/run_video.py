@@ -113,10 +113,9 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
     whole.meta |= {"made_by": "footfall run", "checkpoint": checkpoint, "commit": code_commit()}
     save_result(out, whole)
     frames = len(whole.cameras.timestamps)
-    write_json(out / "latency.json", {
-        **stream.latency(), **{name: percentiles(times) for name, times in parts.items() if times},
-        "frames_per_s": frames / seconds, "frames": frames, "hardware": _hardware(), "torch": torch.__version__, "commit": code_commit(),
-    })  # fmt: skip
+    times = stream.latency() | {name: percentiles(part) for name, part in parts.items() if part}
+    machine = {"hardware": _hardware(), "torch": torch.__version__, "commit": code_commit()}
+    write_json(out / "latency.json", {**times, "frames_per_s": frames / seconds, "frames": frames, **machine})
     return {"frames": frames, "people": len(whole.motion.ids), "frames_per_s": frames / seconds}
 
 
