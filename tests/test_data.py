@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.augment import flip, reverse_time
+from distill.batches import load_batches
 from distill.body import BodyModel
 from distill.data import DataConfig, Window, Windows, choose_frames, collate, make_window
 from distill.geometry.cameras import project
@@ -24,7 +25,7 @@ from distill.shards.reader import ShardReader, find_shards
 from distill.shards.schema import Sample
 from distill.shards.writer import write_shards
 from distill.task import LossConfig, StudentTask
-from tests.shard_support import SIZE, make_sample
+from tests.shard_support import SIZE, make_sample, make_shards
 from tests.student_support import one_thread, wake  # noqa: F401 (a fixture)
 
 NETWORK = (160, 128)
@@ -195,6 +196,34 @@ def test_windows_without_people_or_with_guessed_cameras_are_left_out(tmp_path: P
     config = DataConfig(windows_per_sample=60, window_frames=2, gaps=[1], flip=0, reverse=0)
     names = {w["name"].split(":")[1] for w in windows_of(tmp_path, [sample], config)}
     assert names == {"6,7", "7,8", "8,9"}
+
+
+@pytest.mark.parametrize("per_shard", [1, 6], ids=["a shard per reader", "one shard for four readers"])
+def test_each_window_once_over_processes_and_workers(tmp_path: Path, per_shard: int) -> None:
+    """Two processes with two reading workers each."""
+    keys = make_shards(tmp_path, samples=6, per_shard=per_shard)
+    urls = find_shards(str(tmp_path)).urls
+    assert len(urls) == 6 // per_shard
+    seen, parts = [], []
+    for rank in range(2):
+        reader = ShardReader(urls, seed=0, rank=rank, world=2)
+        windows = Windows(reader, DataConfig(windows_per_sample=2), lambda size: NETWORK, seed=0, training=True)
+        part = [w["name"] for w in torch.utils.data.DataLoader(windows, batch_size=None, num_workers=2)]
+        parts.append(len(part))
+        seen += part
+    assert sorted(name.split(":")[0] for name in seen) == sorted(keys * 2)
+    assert min(parts) > 0
+
+
+def test_windows_of_one_size_share_a_batch(tmp_path: Path) -> None:
+    samples = [make_sample(f"c{k}-000000", size=(96, 64) if k % 2 else (64, 96)) for k in range(6)]
+    write_shards(tmp_path, samples, max_bytes=1, provenance={})
+    reader = ShardReader(find_shards(str(tmp_path)).urls, seed=0, rank=0, world=1)
+    config = DataConfig(windows_per_sample=2)
+    windows = Windows(reader, config, lambda size: size, seed=0, training=True, patch=16)
+    batches = list(load_batches(windows, batch_size=3, workers=0))
+    shapes = [tuple(batch["images"].shape) for batch in batches]
+    assert sorted(shapes) == [(3, 3, 3, 64, 96)] * 2 + [(3, 3, 3, 96, 64)] * 2
 
 
 def test_padding_is_finite_and_changes_no_loss() -> None:
