@@ -155,9 +155,10 @@ def explain(what: str, error: BaseException) -> FootfallError:
                 what, got="not in the cache, and HF_HUB_OFFLINE=1", expected="files fetched before",
                 do="go online once and pull it, or give a folder",
             )  # fmt: skip
+        cause = error.__cause__ or error
         return FootfallError(
-            what, got=f"no answer from {server}, and not in the cache", expected="a server that answers",
-            do="check the network and HF_ENDPOINT, or give a folder",
+            what, got=f"no answer from {server} that can be used, and nothing in the cache: {_first_line(cause)}",
+            expected="a Hub that answers", do="check the network and HF_ENDPOINT, or give a folder",
         )  # fmt: skip
     if isinstance(error, GatedRepoError):
         return FootfallError(
@@ -177,10 +178,14 @@ def explain(what: str, error: BaseException) -> FootfallError:
         )  # fmt: skip
     if status == 403:
         return FootfallError(what, got="forbidden", expected="a token with the right to do this", do=log_in)
-    reason = f"{type(error).__name__}: {error}".split("\n")[0]
     return FootfallError(
-        what, got=f"{reason} (from {server})", expected="files, whole", do="try again; what is complete is kept"
-    )
+        what, got=f"{_first_line(error)} (from {server})", expected="files, whole",
+        do="try again; what is complete is kept",
+    )  # fmt: skip
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0]
 
 
 def _listed(name: str, commit: str) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.body import BodyModel
 from distill.errors import FootfallError
+from distill.files import sha256_of
 from distill.geometry.cameras import project
 from distill.geometry.rotations import rotation_angle
 from distill.models.prediction import PairPrediction
@@ -223,6 +224,7 @@ def test_checkpoints_that_do_not_fit_are_refused(
     weights = load_file(tmp_path / "model.safetensors")
     weights["renamed"] = weights.pop("trunk.view")
     save_file(weights, tmp_path / "model.safetensors")
+    _edit_config(tmp_path, weights_sha256=sha256_of(tmp_path / "model.safetensors"))
     with pytest.raises(FootfallError, match=r"trunk\.view"):
         Student.from_pretrained(tmp_path)
     with pytest.raises(FootfallError, match="folder"):

@@ -21,6 +21,8 @@ _TEMPLATE: Final = Path(__file__).with_name("card.md")
 _TASK: Final = "People, camera and scene from video, in metres"
 _MAX_SOURCES: Final = 30
 """Sources named one by one; the record holds all."""
+_STREAMED: Final = ("w_mpjpe_mm", "wa_mpjpe_mm")
+"""Names of `distill.held_out.METRICS`, which cannot be imported here: it imports the student."""
 
 
 def make_card(config: Mapping[str, Any], record: Mapping[str, Any] | None) -> str:
@@ -50,7 +52,8 @@ def make_card(config: Mapping[str, Any], record: Mapping[str, Any] | None) -> st
             outputs=field_rows(PairPrediction),
             sources=_source_rows(data),
             settings=changed_settings(record["settings"]) if record else [],
-            held_out_values=_held_out_rows(record),
+            pair_values=_held_out_rows(record, streamed=False),
+            streamed_values=_held_out_rows(record, streamed=True),
             columns=list(TABLE.values()),
             reports=[(report, _report_cells(report)) for report in (record["reports"] if record else [])],
             gaps=gaps(config, record),
@@ -185,11 +188,20 @@ def _source_rows(data: Mapping[str, Any] | None) -> list[str]:
     return rows if left <= 0 else [*rows[:_MAX_SOURCES], f"| {left} more, in `training.json` | | | |"]
 
 
-def _held_out_rows(record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """(name with its unit, value) of the last evaluation in the loop; loss terms stay in the log."""
+def _held_out_rows(record: Mapping[str, Any] | None, *, streamed: bool) -> list[tuple[str, str]]:
+    """(name with its unit, value) of the last evaluation in the loop; loss terms stay in the log.
+
+    Args:
+        record: of the run, or None.
+        streamed: errors of streamed samples in the world, else those of frame pairs.
+    """
     row = (record or {}).get("last_held_out") or {}
     found = {name.removeprefix("held_out/"): value for name, value in row.items() if name.startswith("held_out/")}
-    return [(name, plain_number(value)) for name, value in found.items() if not name.startswith("loss")]
+    return [
+        (name, plain_number(value))
+        for name, value in found.items()
+        if not name.startswith("loss") and (name in _STREAMED) == streamed
+    ]
 
 
 def _report_cells(report: Mapping[str, Any]) -> list[str]:
