@@ -127,6 +127,7 @@ def pip_line(extra: str) -> str:
 def weight_rows() -> Rows:
     """Each weight file that something here may use, with its licence."""
     from distill.models.registry import BACKBONES, TINY_WEIGHTS
+    from distill.models.shipped import SHIPPED, is_shipped
     from distill.people.weights import ALL_WEIGHTS, cache_dir, is_cached
 
     for weight in ALL_WEIGHTS:
@@ -141,6 +142,9 @@ def weight_rows() -> Rows:
             get = f"not here; run: hf download {entry.hub_id} --revision {entry.revision}"
             state = "in the Hub's cache" if here else get
         yield entry.name, f"({entry.licence}; {entry.terms}): {state}"
+    for name in SHIPPED:
+        here = f"shipped; run it with --checkpoint {name}"
+        yield "student", f"{name}: {here if is_shipped(name) else 'not shipped in this build'}"
 
 
 def hub_has(hub_id: str, revision: str | None) -> bool:
