@@ -94,7 +94,9 @@ def fetch_student(id_and_revision: str, revision: str | None = None, *, whole: b
         config = Path(hf_hub_download(name, CONFIG, revision=chosen))
         read_config(config.parent)  # before the weights are asked for
         commit, left, wanted = config.parent.name, list[str](), [WEIGHTS, CARD] if whole else [WEIGHTS]
-        if not all(_is_cached(name, file, commit) for file in wanted) and not constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
+            wanted = [WEIGHTS]  # whatever else is in the cache lies beside them already
+        elif not all(_is_cached(name, file, commit) for file in wanted):
             listed = _listed(name, commit)
             left = sorted(set(listed) - {CONFIG, WEIGHTS, *OPTIONAL, ".gitattributes"})
             wanted = [WEIGHTS, *(file for file in OPTIONAL if whole and file in listed)]

@@ -125,8 +125,9 @@ def beside(shards: str) -> list[Path]:
     path = Path(shards)
     if (path / "shards").is_dir():  # a labelling folder; else a folder of shards, or a file or glob in one
         path = path / "shards"
-    manifest = (path.parent if path.is_dir() else path.parent.parent) / "manifest.json"
-    return [manifest] if manifest.is_file() else []
+    folder = path if path.is_dir() else path.parent
+    manifest = folder.parent / "manifest.json"
+    return [manifest] if folder.is_dir() and manifest.is_file() else []
 
 
 def data_facts(manifests: Iterable[Path]) -> dict[str, Any] | None:

@@ -100,7 +100,7 @@ def test_card_says_what_the_run_says(run: Path, student: Path, tmp_path: Path) -
         "| https://site.org/a.mp4 | CC0-1.0 | 1 | 2.000 |", "| blazepose | Apache-2.0 | 2 |", "steps=100",
         "Step 100 of 100, 0.50 hours", "2 processes", "| frame pairs: joints_mm | 71.25 |",
         "| streamed samples: w_mpjpe_mm | 1234 |", "| held-out | footsteps-v1 | 321 |", "not defined",
-        "2 of 3 clips evaluated", "1 clips gave nothing to score",
+        "2 of 3 clips evaluated", "1 of the clips gave nothing to score",
     ):  # fmt: skip
         assert words in text, words
     for words in ("secret", "sig=", "99", "loss/loop", "{{", "no number here says anything about real video"):

@@ -120,10 +120,10 @@ def gaps(config: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[st
     if not record["reports"]:
         found.append("No evaluation in world coordinates (`footfall evaluate`) is recorded here.")
     for report in record["reports"]:
-        if report["missed"]:
-            found.append(
-                f"{report['name']}: nothing was found in {len(report['missed'])} clips, which lowers recall only."
-            )
+        if missed := len(report["missed"]):
+            found.append(f"{report['name']}: {missed} of the clips gave nothing to score, which lowers recall only.")
+        if report["weights_sha256"] is None:
+            found.append(f"{report['name']}: the report does not name the hash of the weights that it scored.")
     return found
 
 
