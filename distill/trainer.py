@@ -263,6 +263,8 @@ class Trainer:
         row["lr"] = learning_rate(self.step - 1, self.config.steps, self.config.optim)
         row["windows_per_s"] = steps_per_s * self._windows_per_step
         row["seconds"] = self.seconds
+        damaged = torch.tensor(float(self.data.reader.skipped), device=self.accelerator.device)
+        row["damaged"] = self.accelerator.reduce(damaged, "sum").item()  # pieces left out so far, all workers
         self._write_log(row)
         if self.accelerator.is_main_process:
             left = (self.config.steps - self.step) / steps_per_s
