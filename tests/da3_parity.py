@@ -116,8 +116,9 @@ def words_of(name: str) -> dict[str, Any]:
 
 
 def thinned(case: str, name: str, value: Tensor) -> Tensor:
-    """What is kept of an output: everything of the first case, of others every 7th pixel or patch."""
-    if case == "two_views" or name in ("camera", "world_from_cam", "K"):
+    """What is kept of an output: depth and last tokens of the first case, of all else every 7th pixel or patch."""
+    whole = case == "two_views" and name in ("depth", "depth_conf", "tokens_3")
+    if whole or name in ("camera", "world_from_cam", "K"):
         return value
     if name.startswith("tokens"):
         return value[:, ::7]
