@@ -3,7 +3,7 @@
     RUN/
         pretrained/            what users load: config.json, model.safetensors (averaged heads), README.md
         state/                 what training needs to go on
-            training.json      format, step, seconds, processes, config
+            training.json      format, step, seconds, processes, how they divide the weights, config
             model.safetensors  heads as they are trained, not averaged
             average.safetensors  their running average
             optimiser.safetensors, optimiser.json
