@@ -29,6 +29,11 @@ def point_stride(patch: int) -> int:
     return 4 if patch % 4 == 0 else 2
 
 
+def as_floats(images: Tensor) -> Tensor:
+    """Images as networks take them, in [0, 1]; windows carry bytes as far as the device."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 def run_backbone(
     backbone: FrozenBackbone, batch: dict[str, Any], *, points: bool, cache: FeatureCache | None = None
 ) -> FrozenPass:
@@ -48,10 +53,8 @@ def run_backbone(
     order = list(combinations(range(count), 2))
     frames: list[Tokens] = []
     pairs: dict[tuple[int, int], Pair] = {}
-    if images.dtype == torch.uint8:
-        images = images.float() / 255
     if len(images):
-        tokens = backbone.encode(images.flatten(0, 1))
+        tokens = backbone.encode(as_floats(images).flatten(0, 1))
         frames = [tokens[i::count] for i in range(count)]
         for i, j in order:
             pairs[i, j] = _thin(backbone.decode(frames[i], frames[j], points=points), point_stride(patch))

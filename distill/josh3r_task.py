@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.body import BodyModel, load_body_model
 from distill.errors import FootfallError
+from distill.frozen_pass import as_floats
 from distill.geometry.cameras import unproject
 from distill.geometry.rotations import matrix_from_sixd, rotation_angle, sixd_from_matrix
 from distill.geometry.transforms import invert, make_transform, transform_points
@@ -97,7 +98,7 @@ class Josh3rTask(nn.Module):
         Raises:
             FootfallError: a batch of one pair, which batch normalisation cannot train on, or without images.
         """
-        images = batch["images"]
+        images = as_floats(batch["images"])
         count, frames = batch["K"].shape[:2]
         if len(images) != count or (self.training and count * (frames - 1) < 2):
             raise FootfallError(

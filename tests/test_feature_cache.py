@@ -214,3 +214,11 @@ def test_settings_that_a_cache_cannot_keep_are_refused() -> None:
         DataConfig(feature_cache="x", feature_cache_gb=0, **STILL)
     with pytest.raises(ValueError, match="feature_cache_windows"):
         DataConfig(feature_cache="x", feature_cache_windows=1, windows_per_sample=2, **STILL)
+
+
+def test_bytes_and_floats_are_the_same_images(labels: str, body: BodyModel) -> None:
+    task, batch = make_task(body, make_backbone()), collate(list(windows_of(labels, None))[:2])
+    assert batch["images"].dtype == torch.uint8
+    losses, _ = task(batch)
+    again, _ = task({**batch, "images": batch["images"].float() / 255})
+    assert losses == again
