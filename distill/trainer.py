@@ -126,9 +126,9 @@ class Trainer:
         """Take the first batch, and one held out: every process learns whether all have enough."""
         self.batches, error = self._batches(), None
         try:
-            self.batches = chain([next(self.batches)], self.batches)
             if self.held_out is not None and next(self._load(self.held_out), None) is None:
                 raise _too_few("held_out_shards", self.config)
+            self.batches = chain([next(self.batches)], self.batches)
         except FootfallError as found:
             error = found
         raise_together(self.accelerator, error)
