@@ -145,14 +145,15 @@ class Trunk(nn.Module):
         for view, (tokens, frame) in enumerate(zip(views, frames, strict=True)):
             embedded = self.embed(tokens)
             where = self._lens(self.embed_ray(encode_rays(rays[view]).to(embedded.dtype)), people)
-            memory.append(embedded + where + moved[view] + self.view[view])
-            queries.append(self._person_tokens(embedded, frame, people, view))
+            memory.append(embedded + where + moved[view][0] + self.view[view])
+            queries.append(self._person_tokens(embedded + moved[view][0], frame, people, view))
         batch = people.valid.shape[0]  # not len(): export would take it for a constant
         valid = people.valid
         person = torch.stack(queries, dim=2)  # [B, P, 2, width]
         # Each person's token hears from the same person in the other frame, if seen there.
         person = person + self.embed_mate(person.flip(2)) * valid.flip(2)[..., None]
-        x = torch.cat((self.scene.expand(batch, -1, -1), person.flatten(1, 2)), dim=1)
+        scene = self.scene + torch.stack([field for _, field in moved], dim=1)
+        x = torch.cat((scene, person.flatten(1, 2)), dim=1)
         if people.seconds is not None:
             seconds = people.seconds.to(x.dtype)[:, None]
             x = x + self.embed_time(torch.cat((seconds, seconds.sqrt(), torch.ones_like(seconds)), dim=-1))[:, None]
@@ -164,7 +165,7 @@ class Trunk(nn.Module):
         return x[:, :2], x[:, 2:].reshape(person.shape)
 
     def _person_tokens(self, embedded: Tensor, frame: Tokens, people: Prompts, view: int) -> Tensor:
-        """Tokens [B, P, width] of all people in one view, from their boxes."""
+        """Tokens [B, P, width] of all people in one view, from their boxes; `embedded` tells what is there and moves."""
         boxes, K = people.boxes[:, :, view], people.K[:, view]
         maps = embedded.transpose(1, 2).unflatten(-1, frame.grid)
         cells = self.embed_cell(sample_boxes(maps, boxes, frame.size, self.config.roi_cells))
