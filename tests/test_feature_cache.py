@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from distill.models.trunk import HeadConfig
 from distill.shards.reader import ShardReader, find_shards
 from distill.task import LossConfig, StudentTask
 from distill.train_config import TrainConfig
+from distill.trainer import Trainer
 from tests.shard_support import make_shards
 from tests.student_support import one_thread, wake  # noqa: F401 (a fixture)
 
@@ -222,3 +225,29 @@ def test_bytes_and_floats_are_the_same_images(labels: str, body: BodyModel) -> N
     losses, _ = task(batch)
     again, _ = task({**batch, "images": batch["images"].float() / 255})
     assert losses == again
+
+
+def test_runs_fill_and_use_a_cache_and_log_what_was_damaged(labels: str, tmp_path: Path) -> None:
+    """Through the training loop, with a reading worker: the second run never encodes."""
+    shutil.copytree(labels, tmp_path / "labels")
+    shard = sorted((tmp_path / "labels" / "shards").glob("*.tar"))[-1]
+    shard.write_bytes(shard.read_bytes()[:3000])
+    data = {"shards": str(tmp_path / "labels"), "feature_cache": str(tmp_path / "cache"), "feature_cache_windows": 2}
+    settings = {"windows_per_sample": 2, "batch_size": 2, **STILL}
+    losses = []
+    for name in ("first", "second"):
+        config = TrainConfig(
+            name=name, out=str(tmp_path), steps=3, log_every=1, data=DataConfig(**data, **settings),
+            student=StudentConfig(head=HeadConfig(width=48, layers=1, attention_heads=2)),
+        )  # fmt: skip
+        trainer = Trainer(config)
+        backbone, encoded = trainer.student.backbone.module, []
+        encode = backbone.encode
+        backbone.encode = lambda images, e=encode, n=encoded: (n.append(len(images)), e(images))[1]
+        trainer.train()
+        rows = [json.loads(line) for line in (tmp_path / name / "log" / "log.jsonl").read_text().splitlines()]
+        rows = [row for row in rows if "loss" in row]
+        losses.append([row["loss"] for row in rows])
+        assert rows[-1]["damaged"] >= 1
+        assert bool(encoded) == (name == "first")
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
