@@ -26,7 +26,11 @@ from huggingface_hub.errors import (
 from distill.errors import FootfallError
 from distill.models.student_files import CARD, CONFIG, OPTIONAL, WEIGHTS, check_folder, read_config
 
-HUB_ERRORS: Final = (OSError, ValueError, *HfHubHTTPError.__bases__)
+HUB_ERRORS: Final[tuple[type[Exception], ...]] = (
+    OSError,
+    ValueError,
+    *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)),
+)
 """What the Hub's library raises; the bases of its error bring those of the HTTP library it uses."""
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".t7", ".h5")
 """Endings of weights that can hold programs. A repository that mixes them with a student is refused."""

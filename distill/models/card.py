@@ -127,7 +127,7 @@ def gaps(config: Mapping[str, Any], record: Mapping[str, Any] | None) -> list[st
     return found
 
 
-def _metadata(config: Mapping[str, Any], record: Mapping[str, Any] | None, licence: Mapping[str, str]) -> ModelCardData:
+def _metadata(config: Mapping[str, Any], record: Mapping[str, Any] | None, licence: Mapping[str, Any]) -> ModelCardData:
     """The front matter, for machines."""
     data = record["data"] if record else None
     facts: dict[str, Any] = {
