@@ -23,6 +23,14 @@ def divided_like(tensor: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(tensor, other.device_mesh, other.placements) if isinstance(other, DTensor) else tensor
 
 
+def stretch_scalars(model: nn.Module) -> None:
+    """Make scalar parameters vectors of one, in place: neither FSDP2 nor DeepSpeed can divide or send a scalar."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0:
+                setattr(module, name, nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad))
+
+
 @contextlib.contextmanager
 def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Inside, the parameters that DeepSpeed's ZeRO-3 divides are whole. Collective there; nothing elsewhere."""
@@ -63,7 +71,9 @@ class Average:
 
     def load_state(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave, divided in any way. Collective under FSDP2."""
-        self.weights = {name: divided_like(weights[name], tensor) for name, tensor in self.weights.items()}
+        self.weights = {
+            name: divided_like(weights[name].reshape(tensor.shape), tensor) for name, tensor in self.weights.items()
+        }
 
 
 def _copy(tensor: Tensor) -> Tensor:

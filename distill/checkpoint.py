@@ -81,8 +81,8 @@ def read_optimiser(folder: Path, optimiser: torch.optim.Optimizer) -> None:
     for name, value in sorted({**load_file(folder / "optimiser.safetensors"), **stored["state"]}.items()):
         index, _, entry = name.partition(".")
         parameter = parameters[int(index)]
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value = divided_like(value, parameter)
+        if isinstance(value, Tensor) and entry != "step":
+            value = divided_like(value.reshape(parameter.shape), parameter)  # a scalar may be a vector of one now
         state.setdefault(int(index), {})[entry] = value
     optimiser.load_state_dict({"state": state, "param_groups": stored["param_groups"]})
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from distill import checkpoint
-from distill.average import Average, whole, whole_weights
+from distill.average import Average, stretch_scalars, whole, whole_weights
 from distill.batches import load_batches
 from distill.checkpoint import Position
 from distill.config import config_to_dict, save_config
@@ -72,6 +72,9 @@ class Trainer:
         training = self._read_training(state)
         if state is not None:  # before anything is divided between processes
             self.student.load_state_dict(checkpoint.read_weights(state / "model.safetensors"))
+        self.shapes = {name: tensor.shape for name, tensor in self.student.state_dict().items()}
+        if self.sharding != "none":
+            stretch_scalars(self.student)
         self.optimiser = torch.optim.AdamW(_groups(self.student, config.optim), lr=config.optim.lr)
         self.cache = self._cache()
         self._prepare()
@@ -309,7 +312,8 @@ class Trainer:
         rank = self.accelerator.process_index
         checkpoint.write_rng(new / f"rng-{rank}.safetensors")
         write_json(new / f"position-{rank}.json", asdict(self.position))
-        heads, averaged = whole_weights(self.student), self._averaged_student()
+        heads = {name: tensor.reshape(self.shapes[name]) for name, tensor in whole_weights(self.student).items()}
+        averaged = self._averaged_student()
         optimiser = None
         if self.sharding.startswith("zero"):
             self.accelerator.save_state(str(new / "accelerate"))
@@ -336,7 +340,7 @@ class Trainer:
 
     def _averaged_student(self) -> Any:
         """A student with the averaged weights, whole, on the CPU. Collective under FSDP."""
-        weights = self.average.state()
+        weights = {name: tensor.reshape(self.shapes[name]) for name, tensor in self.average.state().items()}
         with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced
             student = type(self.student)(self.student.config, self.student.backbone.module)
         student.load_state_dict(weights)

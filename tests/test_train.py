@@ -19,7 +19,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from distill import checkpoint
-from distill.average import Average
+from distill.average import Average, stretch_scalars
 from distill.body import BodyModel
 from distill.config import config_to_dict, load_config, save_config
 from distill.errors import FootfallError
@@ -395,6 +395,31 @@ def test_average_by_hand() -> None:
     assert average.weights["weight"].item() == pytest.approx(0.9)
     average.update(model, 1000)  # decay 0.9
     assert average.weights["weight"].item() == pytest.approx(0.9 * 0.9 + 0.1)
+
+
+def test_scalars_are_stretched_for_dividing_and_come_back(tmp_path: Path) -> None:
+    """FSDP2 and DeepSpeed refuse parameters without an axis; files hold them as they are."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0))
+            self.inner = nn.Linear(2, 2)
+
+    plain, divided = Scaled(), Scaled()
+    stretch_scalars(divided)
+    assert divided.scale.shape == (1,) and divided.scale.item() == 2.0
+    assert divided.inner.weight.ndim == 2
+    optimiser = torch.optim.AdamW(divided.parameters())
+    divided.scale.grad = torch.ones(1)
+    optimiser.step()
+    checkpoint.write_optimiser(tmp_path, *checkpoint.optimiser_state(optimiser))
+    restored = torch.optim.AdamW(plain.parameters())
+    checkpoint.read_optimiser(tmp_path, restored)
+    assert restored.state[plain.scale]["exp_avg"].shape == ()
+    average = Average(divided, 0.9)
+    average.load_state(Average(plain, 0.9).state())
+    assert average.weights["scale"].shape == (1,)
 
 
 def test_optimiser_comes_back_bit_for_bit(tmp_path: Path) -> None:
