@@ -37,8 +37,8 @@ from distill.token_losses import detection_terms, identity_term, match_term
 
 Batch = dict[str, Any]
 """Tensors of B windows of V >= 2 frames in order of time, at network size:
-images [B, V, 3, H, W] uint8, or float in [0, 1]; K [B, V, 3, 3] pixels; boxes [B, P, V, 4] pixels; valid [B, P, V] bool;
-cam_from_body [B, P, V, 4, 4] m; body_rot [B, P, V, 23, 3, 3]; betas [B, P, num_betas];
+images [B, V, 3, H, W] uint8, or float in [0, 1]; K [B, V, 3, 3] pixels; boxes [B, P, V, 4] pixels;
+valid [B, P, V] bool; cam_from_body [B, P, V, 4, 4] m; body_rot [B, P, V, 23, 3, 3]; betas [B, P, num_betas];
 joints_cam [B, P, V, 24, 3] m; contact_prob [B, P, V, 6]; world_from_cam [B, V, 4, 4] m; weight [B, P];
 masks [B, P, V, h, w] shares of the tokens' cells, all 0 where nobody was segmented; depth [B, V, h, w] m of the
 background in the middle of the tokens, 0 unknown; seconds [B, V]; and what the student is asked (`distill.prompting`):
