@@ -22,6 +22,8 @@ from distill.models.pretrained import load_student, write_record
 from distill.models.student_files import CARD, CONFIG, OPTIONAL, RECORD, WEIGHTS, read_config
 from distill.training_record import read_report
 
+_PUSH_ERRORS: Final[tuple[type[Exception], ...]] = (*HUB_ERRORS, RuntimeError)
+"""The library wraps what stops an upload in RuntimeError."""
 _XET_HOSTS: Final = ("huggingface.co", "hf.co")
 """Hosts known to offer Xet storage; others may offer plain Git LFS only."""
 
@@ -85,7 +87,7 @@ def push(folder: Path, id: str, config: PushConfig | None = None) -> Pushed:
             )
     except FootfallError:
         raise
-    except (*HUB_ERRORS, RuntimeError) as error:  # the library wraps what stops an upload in RuntimeError
+    except _PUSH_ERRORS as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         raise explain(f"push to {name}", cause) from None  # the original may quote the request's headers
     return Pushed(url=f"{constants.ENDPOINT}/{name}", id=name, commit=made.oid, private=is_private)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from distill.config import config_to_dict, save_config
+from distill.data_config import DataConfig
 from distill.errors import FootfallError
 from distill.files import write_json
 from distill.held_out import METRICS
@@ -17,8 +18,12 @@ from distill.models.card import changed_settings, field_rows, make_card
 from distill.models.licences import card_licence, licence_chain
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.pretrained import write_card
+from distill.models.student import Student
+from distill.models.trunk import HeadConfig
 from distill.train_config import TrainConfig
+from distill.trainer import Trainer
 from distill.training_record import beside, data_facts, make_record, note_start, public
+from tests.shard_support import make_shards
 
 CONFIG = {
     "format": "footfall-student/2",
@@ -202,3 +207,19 @@ def test_manifest_is_found_beside_all_local_forms(tmp_path: Path) -> None:
     for spec in (tmp_path, tmp_path / "shards", tmp_path / "shards" / "000000.tar", tmp_path / "shards" / "*.tar"):
         assert beside(str(spec)) == [tmp_path / "manifest.json"]
     assert beside("") == beside("https://h.org/0.tar") == beside(str(tmp_path / "none" / "x")) == []
+
+
+def test_a_training_run_writes_its_card(tmp_path: Path) -> None:
+    make_shards(tmp_path / "labels", samples=2, per_shard=2, frames=4)
+    config = TrainConfig(name="small", out=str(tmp_path / "runs"), steps=1, log_every=1, save_every=1)
+    config.student.head = HeadConfig(width=16, layers=1, attention_heads=2)
+    config.data = DataConfig(shards=str(tmp_path / "labels"), batch_size=1, window_frames=2, gaps=[1], workers=0)
+    Trainer(config).train()
+    pretrained = tmp_path / "runs" / "small" / "pretrained"
+    record = json.loads((pretrained / "training.json").read_text())
+    assert record["data"]["clips"] == 2 and record["data"]["licences"].keys() == {"CC0-1.0"}
+    assert record["step"] == 1 and record["starts"][0]["processes"] == 1
+    text = (pretrained / "README.md").read_text()
+    assert "2 clips" in text and "| CC0-1.0 |" in text and "Nothing was held out" in text
+    check_licence(pretrained / "README.md")
+    Student.from_pretrained(pretrained)
