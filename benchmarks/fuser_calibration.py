@@ -248,6 +248,8 @@ def main() -> None:
         fit, cases = every[::2], iter(every)
     series = error_series(((case.observations, case.truth) for case in fit), free_body(), config)
     scales, parts = fit_scales(series, config)
+    left = coverage(measure(iter(fit), scales, config)["errors"]["fuser settled"])
+    scales = dataclasses.replace(scales, result=float(np.mean([part["stretch"] for part in left.values()])))
     print(scales, parts, flush=True)
     command = shlex.join(["python", *sys.argv])
     write_json(options.out / "uncertainty.json", {"command": command, "parts": parts, "scales": asdict(scales)})

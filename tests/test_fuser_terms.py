@@ -10,7 +10,8 @@ import torch
 
 from distill.fuser import so3
 from distill.fuser.observation import VARIANCE_PER_AXIS
-from distill.fuser.robust import student_weight, whitening
+from distill.fuser.robust import least_opposed, student_weight, whitening
+from distill.fuser.scale import in_one_scale, smooth_log_scale
 from distill.fuser.so3 import Array
 from distill.fuser.solver import Part, assemble, factorise, marginalise, solve
 from distill.fuser.terms import (
@@ -193,3 +194,33 @@ def test_what_is_left_after_marginalisation_gives_the_same_solution_and_covarian
 def test_a_matrix_that_is_far_from_positive_is_refused() -> None:
     with pytest.raises(FloatingPointError, match="not positive"):
         factorise(-np.eye(3))
+
+
+def test_a_first_guess_is_the_one_that_most_can_live_with() -> None:
+    """Two agree within their deviations, one is two metres away, however sure it claims to be."""
+    guesses = np.tile(np.eye(4), (3, 1, 1))
+    guesses[0, 0, 3], guesses[2, 0, 3] = 2.0, 0.02
+    variance = np.full((3, 6), 0.01**2)
+    variance[0] = 0.001**2
+    assert least_opposed(guesses, variance, 5.0) in (1, 2)
+    assert least_opposed(guesses[:1], variance[:1], 5.0) == 0
+
+
+def test_log_scales_are_averaged_by_certainty_and_time() -> None:
+    """Half as sure counts a quarter; a time constant away counts 1/e."""
+    found = smooth_log_scale(np.array([0.0, 0.2]), np.array([2.0, 1.0]), np.array([0.0, 3.0]), 3.0)
+    decay = np.exp(-1)
+    np.testing.assert_allclose(found, [0.2 * decay / (0.25 + decay), 0.2 / (0.25 * decay + 1)])
+
+
+def test_a_clip_in_another_scale_is_that_clip_times_the_ratio() -> None:
+    path = so3.rigid(so3.exp(RNG.standard_normal((6, 3))), np.cumsum(RNG.standard_normal((6, 3)), axis=0))
+    inside = RNG.standard_normal((6, 2, 3))
+    cameras, places = in_one_scale(path, inside, np.full(6, 0.3), np.full(6, 0.1))
+    np.testing.assert_allclose(cameras[:, :3, 3] - path[0, :3, 3], np.exp(0.2) * (path[:, :3, 3] - path[0, :3, 3]))
+    np.testing.assert_allclose(places, np.exp(0.2) * inside)
+    uneven = RNG.uniform(-0.2, 0.2, 6)
+    there, far = in_one_scale(path, inside, np.zeros(6), uneven)
+    back, near = in_one_scale(there, far, uneven, np.zeros(6))
+    np.testing.assert_allclose(back, path, atol=1e-12)
+    np.testing.assert_allclose(near, inside, atol=1e-12)

@@ -75,7 +75,7 @@ def shared_factor(groups: Sequence[Sequence[Array]]) -> float:
 def fit_scales(series: Series, config: FuserConfig) -> tuple[UncertaintyScales, dict[str, dict[str, float]]]:
     """Scales of all terms, and what each is made of; 1 for a term of which nothing was observed."""
     scales, parts = {}, {}
-    for field in fields(UncertaintyScales):
+    for field in fields(UncertaintyScales):  # "result" has no errors of its own: `coverage` tells it
         groups = series.get(field.name, [])
         flat = [sequence for group in groups for sequence in group]
         if not flat:

@@ -87,6 +87,8 @@ class UncertaintyScales:
     """Log depth of the root."""
     contact: float = 1.0
     """Place of a standing foot."""
+    result: float = 1.0
+    """What is given out: for correlations between terms, which nothing models."""
 
 
 @functools.cache

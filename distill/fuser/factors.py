@@ -104,6 +104,8 @@ def contact_part(states: States, table: Table, dof: float) -> Part:
     term = contact_stillness(
         states.pose(body), states.foothold[table.foothold], states.factor[camera], table.values["foot"]
     )
+    # Someone who stands sways by less than the network errs. The ratio of two noises is no scale: it would run away.
+    term.jacobian[:, :, 9] *= table.values["tells_scale"][:, None]
     return _robust(term, [*_poses(body), points, *_factors(camera)], table, (3,), dof)
 
 
@@ -134,7 +136,7 @@ _MEASURED: Final = {"R": (3, 3), "t": (3,), "variance": (6,)}
 KINDS: Final[dict[str, tuple[Callable[[States, Table, float], Part], int, dict[str, tuple[int, ...]]]]] = {
     "motion": (motion_part, 2, _MEASURED),
     "root": (root_part, 2, _MEASURED),
-    "contact": (contact_part, 2, {"foot": (3,), "variance": (3,)}),
+    "contact": (contact_part, 2, {"foot": (3,), "variance": (3,), "tells_scale": ()}),
     "velocity": (velocity_part, 3, {"dt": (2,), "variance": (6,)}),
     "still": (still_part, 2, {"variance": (6,)}),
     "factor": (factor_part, 2, {"decay": (), "variance": ()}),

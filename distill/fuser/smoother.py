@@ -19,6 +19,8 @@ GAUGE: tuple[float, float] = (1e-5, 1e-5)
 """The first camera is the world: how surely, rad and m."""
 GUESS = 0.2
 """Deviation, rad and m, of first guesses from the frame before (cameras) or from the root (people)."""
+SCALE_FROM_M = 0.2
+"""How far a pelvis must have passed over its standing foot, by the pose, before that foot tells the scale."""
 JUMP: tuple[float, float] = (30.0, 30.0)
 """Speeds at which a camera of which nothing is known may move, rad/s and m/s."""
 LONGEST_STEP_S = 0.5
@@ -75,6 +77,7 @@ class Fuser:
         self._index = -1
         self._times: dict[int, float] = {}
         self._stances: dict[tuple[int, int], int] = {}
+        self._began: dict[tuple[int, int], Array] = {}
         self._settled: list[FusedFrame] = []
         self._left = (np.zeros(3), np.zeros(3))
         self._standing = np.zeros(0)
@@ -262,8 +265,12 @@ class Fuser:
             if (person, site) not in self._stances:
                 point = states.t[node] + np.exp(states.factor[camera]) * turn(states.R[node], foot)
                 self._stances[person, site] = self.window.add_foothold(point)
+                self._began[person, site] = turn(states.R[node], foot)
+            passed = np.linalg.norm(turn(states.R[node], foot) - self._began[person, site])
             self.window.tables["contact"].add(
-                [[node, camera]], {"foot": foot[None], "variance": np.full((1, 3), base / probability)},
+                [[node, camera]],
+                {"foot": foot[None], "variance": np.full((1, 3), base / probability),
+                 "tells_scale": [float(passed > SCALE_FROM_M)]},
                 foothold=[self._stances[person, site]],
             )  # fmt: skip
 
@@ -309,7 +316,8 @@ class Fuser:
                 place = position + shrink * (states.t[node] - states.t[camera])
             person = FusedPerson(
                 world_from_body=rigid(states.R[node], place),
-                covariance=_metric(covariance, shrink, scale_variance, turn(transpose(states.R[node]), place)),
+                covariance=self.scales.result**2
+                * _metric(covariance, shrink, scale_variance, turn(transpose(states.R[node]), place)),
             )
             people[int(states.owner[node])] = person
         seen_from = people.pop(CAMERA)
@@ -337,6 +345,7 @@ class Fuser:
         self._stances = {key: int(moved[at]) for key, at in self._stances.items()}
         present = set(states.owner.tolist())
         self._stances = {key: at for key, at in self._stances.items() if key[0] in present}
+        self._began = {key: self._began[key] for key in self._stances}
         del self._times[index]
 
 
