@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from distill.body import BodyModel, load_body_model
+from distill.geometry.rotations import matrix_from_rotvec
 from distill.models.backbones import Tokens
 from distill.models.detection_head import Candidates, best_candidates, box_overlap
-from distill.models.matching import Matching
+from distill.models.matching import FIELD_SCALE, Matching, field_numbers, solve3
 from distill.models.rays import token_rays
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
@@ -132,7 +133,30 @@ def test_matching_measures_a_shift_of_one_token() -> None:
     moved = odds.softmax(-1) @ rays - rays
     inner = moved.unflatten(1, GRID)[:, :, :-1]
     torch.testing.assert_close(inner, torch.tensor([16 / 96, 0.0]).expand_as(inner), atol=1e-4, rtol=0)
-    assert matching(odds, rays, rays).shape == (1, GRID[0] * GRID[1], 8)
+    per_token, field = matching(odds, rays, rays)
+    assert per_token.shape == (1, GRID[0] * GRID[1], 8) and field.shape == (1, 8)
+
+
+def test_field_of_a_turn_is_that_turn_and_parallax_is_left() -> None:
+    torch.manual_seed(0)
+    rays = torch.rand(1, 200, 2, dtype=torch.float64) - 0.5
+    ahead = torch.cat((rays, torch.ones_like(rays[..., :1])), dim=-1)
+    sure = torch.rand(1, 200, 1, dtype=torch.float64)
+    turn = torch.tensor([0.004, -0.007, 0.005], dtype=torch.float64)
+    turned = ahead @ matrix_from_rotvec(turn).T
+    numbers = field_numbers(turned[..., :2] / turned[..., 2:] - rays, rays, sure)[0] / FIELD_SCALE
+    torch.testing.assert_close(numbers[:3], turn, atol=5e-5, rtol=0)
+    assert numbers[3:].abs().max() < 1e-5
+    zoom = field_numbers(0.05 * rays, rays, sure)[0] / FIELD_SCALE  # walking straight ahead: all rays move outwards
+    assert zoom[:3].abs().max() < 2e-3
+    slopes = zoom[5:].reshape(2, 2)  # of x and of y displacements along x, then along y
+    assert slopes.diagonal().min() > 2e-3 and (slopes - slopes.diagonal().diag()).abs().max() < 1e-3
+
+
+def test_three_equations_by_cramer() -> None:
+    matrix = torch.randn(4, 3, 3, dtype=torch.float64) + 3 * torch.eye(3)
+    right = torch.randn(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(solve3(matrix, right), torch.linalg.solve(matrix, right))
 
 
 @torch.no_grad()

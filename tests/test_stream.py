@@ -20,12 +20,14 @@ from distill.geometry.conventions import SMPL_JOINTS
 from distill.geometry.rotations import average_rotations, matrix_from_rotvec
 from distill.geometry.transforms import make_transform
 from distill.models.backbones import Tokens
+from distill.models.detection_head import best_candidates
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
+from distill.people.token_tracker import TokenTrackerConfig
 from distill.recorder import MAX_POINTS, Cloud, Recorder
 from distill.results import load_result, save_result
-from distill.stream import TIMES_KEPT, FrameResult, PersonResult, Stream, StreamConfig
+from distill.stream import TIMES_KEPT, FrameResult, GivenBody, PersonResult, Stream, StreamConfig
 from teacher.cli import main
 from tests.student_support import one_thread, wake  # noqa: F401 (a fixture)
 
@@ -347,3 +349,63 @@ def test_run_writes_a_result_and_its_latency(student: Student, video: list[np.nd
     for part in ("encode", "pair", "fuse", "people"):
         assert 0 < latency[part]["p50_ms"] <= latency[part]["p95_ms"] <= latency[part]["p99_ms"]
     assert latency["hardware"] and latency["commit"]
+
+
+def test_without_boxes_the_student_finds_and_follows_people_itself(student: Student, video: list[np.ndarray]) -> None:
+    stream = Stream(
+        student, SIZE, StreamConfig(gaps=[1], tracker=TokenTrackerConfig(enter_score=0.02, stay_score=0.01))
+    )
+    for k, frame in enumerate(video):
+        result = stream.step(frame, k / 25)
+        kept = stream._past[-1]
+        candidates = student.detect(student.encode(stream._prepare(frame)))
+        ((boxes, scores),) = best_candidates(candidates, threshold=0.01, overlap=0.5, most=16)
+        found = {tuple(np.round(box.tolist(), 3)) for box in boxes}
+        assert {tuple(np.round(box.tolist(), 3)) for box in kept.boxes.values()} <= found
+        assert {person.id for person in result.people} <= set(kept.boxes)
+        assert len(kept.boxes) == len(boxes) or scores.min() < 0.02
+    assert stream.times["people"]
+
+
+def test_graphs_that_find_nobody_ask_for_boxes(student: Student, video: list[np.ndarray]) -> None:
+    class Graphs:
+        """A network with only the calls that exported graphs have."""
+
+        network_size, encode, pair = student.network_size, student.encode, student.pair
+
+    stream = Stream(Graphs(), SIZE)
+    with pytest.raises(FootfallError, match="give boxes"):
+        stream.step(video[0], 0.0)
+    stream = Stream(Graphs(), SIZE)
+    assert stream.step(video[0], 0.0, BOXES).people
+
+
+def test_a_body_from_elsewhere_takes_the_students_place(student: Student, video: list[np.ndarray]) -> None:
+    given = GivenBody(
+        body_rot=matrix_from_rotvec(0.2 * torch.randn(23, 3)), betas=torch.randn(10),
+        cam_from_body=make_transform(torch.diag(torch.tensor([1.0, -1.0, -1.0])), torch.tensor([0.1, 0.2, 5.0])),
+    )  # fmt: skip
+    stream = Stream(student, SIZE, StreamConfig(gaps=[1]))
+    result = stream.step(video[0], 0.0, BOXES, {7: given})
+    by_id = {person.id: person for person in result.people}
+    torch.testing.assert_close(by_id[7].body_rot, given.body_rot)
+    torch.testing.assert_close(by_id[7].betas, given.betas)
+    torch.testing.assert_close(by_id[7].cam_from_body, given.cam_from_body, atol=0.02, rtol=0)
+    assert not torch.allclose(by_id[3].body_rot, given.body_rot)
+
+
+def test_corners_are_measured_where_there_are_points_and_only_there(student: Student) -> None:
+    pytest.importorskip("cv2")
+    rng = np.random.default_rng(0)
+    spots = np.asarray(Image.fromarray(rng.integers(0, 255, (24, 36), dtype=np.uint8)).resize((288, 192)))
+    frames = [np.repeat(spots[40 : 40 + 128, 2 * k : 2 * k + 192, None], 3, -1) for k in range(12)]
+    told = {}
+    for corners in ("auto", "off"):
+        stream = Stream(student, (192, 128), StreamConfig(corners=corners))
+        for k, frame in enumerate(frames):
+            stream.step(np.ascontiguousarray(frame), k / 25, {})
+        assert stream.observation is not None
+        told[corners] = stream.observation.corners
+    assert len(told["off"].gaps) == 0
+    assert set(told["auto"].gaps.tolist()) <= set(range(1, 11)) and len(told["auto"].gaps) > 0
+    assert np.isfinite(told["auto"].log_var).all()

@@ -165,7 +165,7 @@ class Trunk(nn.Module):
         return x[:, :2], x[:, 2:].reshape(person.shape)
 
     def _person_tokens(self, embedded: Tensor, frame: Tokens, people: Prompts, view: int) -> Tensor:
-        """Tokens [B, P, width] of all people in one view, from their boxes; `embedded` tells what is there and moves."""
+        """Tokens [B, P, width] of all people in one view, from boxes; `embedded` tells what is there and moves."""
         boxes, K = people.boxes[:, :, view], people.K[:, view]
         maps = embedded.transpose(1, 2).unflatten(-1, frame.grid)
         cells = self.embed_cell(sample_boxes(maps, boxes, frame.size, self.config.roi_cells))
