@@ -23,7 +23,7 @@ from distill.fuser.observation import FrameObservation, Motions, axis_variance
 from distill.fuser.robust import student_weight
 from distill.fuser.simulate import feet_of
 from distill.fuser.smoother import FusedFrame
-from distill.fuser.so3 import Array, inverse, log
+from distill.fuser.so3 import Array, Ints, inverse, log
 from distill.fuser.terms import relative_motion, root_in_camera
 from distill.results import Result
 
@@ -186,7 +186,7 @@ def _foot_errors(
             series["contact"] += [[value[None]] for value in drift]
 
 
-def _stances(standing: Array) -> list[Array]:
+def _stances(standing: Array) -> list[Ints]:
     """Frames of each run of at least `SHORTEST_STANCE` frames that are marked in [T] bool."""
     frames = np.flatnonzero(standing)
     runs = np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)

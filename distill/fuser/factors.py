@@ -46,7 +46,7 @@ class Table:
 
     def touching(self, drop_nodes: Marks, drop_footholds: Marks) -> Marks:
         """[F] bool: rows with a dropped node or foothold (marked in [n] and [m])."""
-        touched: Marks = drop_nodes[self.nodes].any(1)
+        touched: Marks = np.asarray(drop_nodes[self.nodes].any(1), bool)
         with_point = self.foothold >= 0
         touched[with_point] |= drop_footholds[self.foothold[with_point]]
         return touched

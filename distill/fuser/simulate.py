@@ -100,7 +100,7 @@ def simulate(truth: Result, body: BodyModel, seed: int, noise: NoiseConfig | Non
         FrameObservation(timestamp=float(time), camera=camera[k]) for k, time in enumerate(cameras.timestamps)
     ]
     for person in range(people):
-        seen = motion.present[:, person] & ~draw.runs(settings.lost)
+        seen = motion.present[:, person] & np.logical_not(draw.runs(settings.lost))
         moved = _motions(truth.world_from_body[:, person], draw, settings, grown, 2)
         rows = _person(truth, person, body, draw, settings, grown)
         for k in np.flatnonzero(seen):

@@ -36,9 +36,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     where = f"student {folder}"
     if not (folder / CONFIG).is_file():
-        found = sorted(path.name for path in folder.iterdir())[:6] if folder.is_dir() else "no such folder"
+        there = sorted(path.name for path in folder.iterdir())[:6] if folder.is_dir() else "no such folder"
         raise FootfallError(
-            where, got=f"no {CONFIG} ({found})", expected=f"{CONFIG} and {WEIGHTS}",
+            where, got=f"no {CONFIG} ({there})", expected=f"{CONFIG} and {WEIGHTS}",
             do="give the folder `pretrained` of a run, or one that was pulled or saved",
         )  # fmt: skip
     stored = read_json(folder / CONFIG)

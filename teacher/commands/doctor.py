@@ -143,8 +143,8 @@ def weight_rows() -> Rows:
             state = "in the Hub's cache" if here else get
         yield entry.name, f"({entry.licence}; {entry.terms}): {state}"
     for name in SHIPPED:
-        here = f"shipped; run it with --checkpoint {name}"
-        yield "student", f"{name}: {here if is_shipped(name) else 'not shipped in this build'}"
+        how = f"shipped; run it with --checkpoint {name}"
+        yield "student", f"{name}: {how if is_shipped(name) else 'not shipped in this build'}"
 
 
 def hub_has(hub_id: str, revision: str | None) -> bool:
