@@ -86,12 +86,9 @@ class Recorder:
         timestamps = np.array([t for t, _ in self._frames])
         log_scale, sigma = np.array(self._scales).T
         wanted = smooth_log_scale(log_scale, sigma, timestamps, self.scale_seconds)
-        world_from_cam, roots = in_one_scale(
-            np.stack([pose for _, pose in self._frames]).astype(np.float64),
-            cam_from_body[..., :3, 3],
-            log_scale,
-            wanted,
-        )
+        poses = np.stack([pose for _, pose in self._frames]).astype(np.float64)
+        pelvis = cam_from_body[..., :3, 3].astype(np.float64)
+        world_from_cam, roots = in_one_scale(poses, pelvis, log_scale, wanted)
         joints += (roots - cam_from_body[..., :3, 3])[:, :, None] * present[..., None, None]
         cam_from_body[..., :3, 3] = roots
         result = Result(

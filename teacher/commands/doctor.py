@@ -19,6 +19,7 @@ ENABLES: Final = {
     "track": "curves of a training run in TensorBoard (tracker=tensorboard)",
     "export": "footfall export --format onnx (pt2 needs no extra)",
     "deepspeed": "training with ZeRO (configs/accelerate/zero2.yaml)",
+    "s3": "shards in S3-compatible storage (data.shards=s3://...)",
     "neural": "depth and masks by networks of transformers (docs/neural.md)",
     "smplx": "SMPL-X bodies from your own licensed file (the package's licence is non-commercial)",
     "gaussians": "3D Gaussians on a GPU (planned; nothing uses it yet)",
