@@ -15,7 +15,7 @@ import torch
 from distill.config import load_config
 from distill.models.mast3r import Mast3r, initialise
 from distill.models.registry import TINY
-from distill.pointmap_task import PointmapTask, stacked
+from distill.pointmap_task import PointmapTask, match_divergence, stacked, static_flow
 from tests.student_support import one_thread  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,14 +88,14 @@ def test_task_learns_the_depth_of_a_wall_and_reaches_every_weight(recipe: Module
     )
     model = Mast3r(replace(small, dpt_dim=8, dpt_last_dim=8, dpt_layer_dims=(8, 8, 8, 8)))
     initialise(model, 0)
-    task = PointmapTask(model)
+    task = PointmapTask(model, dense=1)
     batch = recipe.collate([recipe.make_pair(_wall(0.3), 0, 1), recipe.make_pair(_wall(0.3), 1, 0)])
     optimiser = torch.optim.Adam(task.parameters(), lr=5e-3)
     _, first = task(batch)
-    for _ in range(80):
+    for _ in range(140):
         losses, report = task(batch)
         optimiser.zero_grad()
-        losses["points"].backward()
+        torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), 1.0)
         optimiser.step()
     assert report["points_a_m"] < 0.25 * first["points_a_m"] and report["points_b_m"] < 0.25 * first["points_b_m"]
@@ -104,6 +104,23 @@ def test_task_learns_the_depth_of_a_wall_and_reaches_every_weight(recipe: Module
     tokens = model.encode(batch["images"][:, 0])
     points, confidence = stacked(model.decode(tokens, tokens))
     assert points.shape == (2, 2, 32, 48, 3) and confidence.shape == (2, 2, 32, 48)
+
+
+def test_flow_and_matches_of_a_wall_by_hand(recipe: ModuleType) -> None:
+    batch = recipe.collate([recipe.make_pair(_wall(0.3), 0, 1)])
+    for view, sign in ((0, -1), (1, 1)):  # the camera goes right, so the wall goes left
+        arguments = (batch["points"], batch["valid"], batch["K"], batch["cam_a_from_cam_b"])
+        flow, known = static_flow(*arguments, view=view)
+        assert flow.shape == (1, 8, 12, 2) and known[0, 2:, 1:-1].all() and not known[0, 0].any()
+        wanted = torch.tensor([sign * 40 * 0.3 / 4 / 48, 0.0])  # f shift / z, in widths
+        torch.testing.assert_close(flow[known], wanted.expand_as(flow[known]), atol=1e-5, rtol=0)
+    still = torch.zeros(1, 8, 12, 2)
+    logits = 30 * torch.eye(6)[None]
+    values, counts = match_divergence(logits, still, torch.ones(1, 8, 12, dtype=torch.bool), (2, 3))
+    assert values.shape == (1, 6, 16) and counts.all() and values.max() < 1e-6
+    beside = still + torch.tensor([1 / 3, 0.0])  # one token to the right
+    values, counts = match_divergence(logits, beside, torch.ones(1, 8, 12, dtype=torch.bool), (2, 3))
+    assert counts[0].any(-1).tolist() == [True, True, False] * 2 and values[counts].min() > 29
 
 
 def test_world_is_drawn_with_its_exact_depth(recipe: ModuleType, tmp_path: Path) -> None:
