@@ -97,7 +97,7 @@ def _stream(checkpoint: Path, folder: Path, truth: Result) -> tuple[list[FrameOb
     from teacher.run_video import load_network
 
     network, _ = load_network(str(checkpoint))
-    decoder = Decoder(folder / "video.mp4")
+    decoder = Decoder(folder / "video.mp4", fps=None)
     boxes = load_arrays(folder / "keypoints.npz")[0]["box_xyxy"]
     stream = Stream(network, truth.cameras.size, K=torch.from_numpy(truth.cameras.K).float())
     observations, joints = [], []
