@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
-from distill.geometry.cameras import pixel_grid
+from distill.render.compositing import Composite
 from distill.render.gaussians import Gaussians
-from distill.render.projection import MIN_ALPHA, project_gaussians
+from distill.render.projection import project_gaussians
+from distill.render.tiles import TILE, list_tiles
+
+WORK: Final = 2**18
+"""Alphas (pixels times splats) held at once. About ten arrays of this size exist at a time: 10 MB in float32."""
 
 
 def draw_reference(
-    gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, size: tuple[int, int], features: Tensor
+    gaussians: Gaussians,
+    cam_from_world: Tensor,
+    K: Tensor,
+    size: tuple[int, int],
+    features: Tensor,
+    *,
+    work: int = WORK,
 ) -> Tensor:
-    """Features [N, D] of Gaussians -> [C, H, W, D + 2]: the D, depth and alpha, all weighted by visibility."""
+    """Features [N, D] of Gaussians -> [C, H, W, D + 2]: the D, z and 1, all weighted by visibility and summed.
+
+    Args:
+        gaussians: N of them in the world.
+        cam_from_world: [C, 4, 4] rigid.
+        K: [C, 3, 3] pixels.
+        size: (width, height) pixels.
+        features: [N, D].
+        work: alphas held at once; changes memory and speed, not the picture.
+    """
     splats = project_gaussians(gaussians, cam_from_world, K, size)
-    pixels = pixel_grid(size, device=K.device).to(K).flatten(0, 1)
-    pictures = []
-    for camera in range(len(K)):
-        mine = (splats.camera == camera).nonzero()[:, 0]
-        mine = mine[splats.depths[mine].argsort(stable=True)]
-        dx, dy = (pixels[:, None] - splats.means[mine]).unbind(-1)
-        xx, xy, yy = splats.conics[mine].unbind(-1)
-        alpha = splats.opacities[mine] * torch.exp(-0.5 * (xx * dx * dx + yy * dy * dy) - xy * dx * dy)
-        alpha = torch.where(alpha < MIN_ALPHA, 0, alpha.clamp(max=0.999))
-        after = (1 - alpha).cumprod(-1)
-        before = torch.cat((torch.ones_like(after[:, :1]), after[:, :-1]), -1)[:, : len(mine)]
-        weight = torch.where(after > 1e-4, before * alpha, 0)
-        depths = splats.depths[mine, None]
-        values = torch.cat((features[splats.gaussian[mine]], depths, torch.ones_like(depths)), -1)
-        pictures.append((weight @ values).unflatten(0, (size[1], size[0])))
-    return torch.stack(pictures)
+    lists = list_tiles(splats, len(K), size)
+    depths = splats.depths[:, None]
+    drawn = torch.cat((features.index_select(0, splats.gaussian), depths, torch.ones_like(depths)), -1)
+    tiles = Composite.apply(splats.means, splats.conics, splats.opacities, drawn, lists, work)
+    pictures = tiles.view(*lists.tiles, -1, TILE, TILE).permute(0, 1, 4, 2, 5, 3)  # C, rows, y, columns, x, D
+    return pictures.flatten(3, 4).flatten(1, 2)[:, : size[1], : size[0]]
