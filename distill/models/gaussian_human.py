@@ -12,7 +12,7 @@ every Gaussian from where it starts. Its last layer starts at zero: a fresh head
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -57,6 +57,8 @@ class Template:
     """[A, 3] anchors in the rest pose, metres."""
     mirror: Tensor
     """[A] the anchor on the other side."""
+    edges: Tensor
+    """[E, 2] neighbours among the A * K Gaussians of an avatar: k of an anchor and k of the one beside it."""
 
     @property
     def anchors(self) -> Tensor:
@@ -67,7 +69,7 @@ class Template:
         """On another device."""
         return Template(
             start=self.start.to(str(device)), frames=self.frames.to(device), places=self.places.to(device),
-            mirror=self.mirror.to(device),
+            mirror=self.mirror.to(device), edges=self.edges.to(device),
         )  # fmt: skip
 
 
@@ -82,7 +84,9 @@ def make_template(body: BodyModel, config: GaussianConfig) -> Template:
     places = body.v_template[start.anchors]
     frames = frames_along(vertex_normals(body.v_template, body.faces)[start.anchors])
     mirror = torch.cdist(places * places.new_tensor([-1.0, 1.0, 1.0]), places).argmin(1)
-    return Template(start=start, frames=frames, places=places, mirror=mirror)
+    copies = torch.arange(config.per_anchor)
+    edges = (start.edges(body).cpu()[:, None] * config.per_anchor + copies[None, :, None]).flatten(0, 1)
+    return Template(start=start, frames=frames, places=places, mirror=mirror, edges=edges.to(places.device))
 
 
 @dataclass(kw_only=True)
