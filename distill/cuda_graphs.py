@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from distill.errors import FootfallError
 from distill.models.backbones import Tokens
+from distill.models.closeup import look_at_both
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
 
@@ -107,22 +108,39 @@ class GraphedStudent:
         """See `Student.network_size`."""
         return self.student.network_size(size)
 
+    @property
+    def look_width(self) -> int:
+        """See `Student.look_width`."""
+        return self.student.look_width
+
+    @torch.inference_mode()
+    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """See `Student.look`; the answer is on the student's device and stays as it is."""
+        inputs = {"images": images, "boxes": boxes}
+        key = ("look", tuple(images.shape), tuple(boxes.shape))
+        if key not in self._graphs:
+            function = self._wrap(lambda given: self.student.look(given["images"], given["boxes"]))
+            self._graphs[key] = Graph(function, inputs, self.device, self._pool), None
+        return self._graphs[key][0](inputs).clone()
+
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tokens:
         """See `Student.encode`; features are on the student's device and stay as they are."""
         key = ("encode", tuple(images.shape))
         if key not in self._graphs:
-            like = self.student.encode(images.to(self.device))
+            like = replace(self.student.encode(images.to(self.device)), images=None)
             function = self._wrap(lambda inputs: self.student.encode(inputs["images"]).features)
             self._graphs[key] = Graph(function, {"images": images}, self.device, self._pool), like
         graph, like = self._graphs[key]
-        return replace(like, features=graph({"images": images}).clone())
+        return replace(like, features=graph({"images": images}).clone(), images=images)
 
     @torch.inference_mode()
     def pair(self, a: Tokens, b: Tokens, people: Prompts, *, points: bool = False) -> PairPrediction:
         """See `Student.pair`. Points, asked for once in a while, are computed without a graph."""
         if points:
             return self.student.pair(a, b, people.to(self.device), points=True)
+        if people.looks is None:
+            people = replace(people, looks=look_at_both(self.look, a, b, people.boxes))
         inputs = {"a": a.features, "b": b.features, **present_fields(people)}
         key = ("pair", a.grid, b.grid, *((name, tuple(tensor.shape)) for name, tensor in inputs.items()))
         if key not in self._graphs:

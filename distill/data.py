@@ -37,7 +37,7 @@ class Windows(torch.utils.data.IterableDataset[Window]):
         seed: int, training: bool, patch: int = 16, cache: FeatureCache | None = None,
     ) -> None:  # fmt: skip
         """`network_size`: from image size to network size (`Student.network_size`); `patch`: pixels per token;
-        `cache`: features are taken from here where they are, and pictures are then not decoded."""
+        `cache`: features are taken from here where they are."""
         super().__init__()
         self.reader, self.config, self.network_size = reader, config, network_size
         self.seed, self.training = seed, training
@@ -78,9 +78,7 @@ class Windows(torch.utils.data.IterableDataset[Window]):
         network_size = self.network_size((int(sample.meta["size"][0]), int(sample.meta["size"][1])))
         plan = draw_plan(self.config, rng) if self.training else PLAIN
         keys, stored = self._stored(sample, frames, network_size, plan)
-        window = make_window(
-            sample, frames, network_size, self.config.max_people, patch=self.patch, plan=plan, pixels=stored is None
-        )
+        window = make_window(sample, frames, network_size, self.config.max_people, patch=self.patch, plan=plan)
         window = apply_plan(window, plan)
         prompts = draw_prompts(window, self.config, prompt_rng) if self.training else plain_prompts(window)
         return {**window, **prompts, **keys, **(stored or {})}
@@ -107,21 +105,18 @@ STORED_FIELDS: Final = ("features", "pair_tokens", "pair_points")
 def collate(windows: list[Window]) -> dict[str, Any]:
     """Stack windows; people are padded to the largest number, with valid False and weight 0.
 
-    With a feature cache (windows carry `frame_keys`) `images` has rows only for windows that were not in it, and
-    `STORED_FIELDS` only for those that were; the list `cached` tells which is which.
+    With a feature cache (windows carry `frame_keys`) `STORED_FIELDS` have rows only for windows that were in it; the
+    list `cached` tells which those were.
     """
     people = max(len(window["boxes"]) for window in windows)
     cached = ["features" in window for window in windows]
     batch: dict[str, Any] = defaultdict(list)
-    for window, stored in zip(windows, cached, strict=True):
+    for window in windows:
         for key, value in window.items():
-            if not (key == "images" and stored):
-                batch[key].append(_pad(value, people, key) if key in PERSON_FIELDS else value)
+            batch[key].append(_pad(value, people, key) if key in PERSON_FIELDS else value)
     batch = {key: torch.stack(rows) if isinstance(rows[0], Tensor) else rows for key, rows in batch.items()}
     if "frame_keys" in batch:
         batch["cached"] = cached
-    if all(cached):
-        batch["images"] = windows[0]["images"].new_empty((0, len(windows[0]["K"]), *windows[0]["images"].shape[1:]))
     return batch
 
 

@@ -1,12 +1,14 @@
 """Export a student to graphs that run without this package's training code or configs.
 
     encoder.pt2 | .onnx    images [1, 3, H, W] -> features [1, N, C]
-    pair.pt2 | .onnx       features of two frames, K, boxes, valid -> the fields of PairPrediction
+    look.pt2 | .onnx       images, boxes of people -> looks, what their own pixels show
+    pair.pt2 | .onnx       features of two frames, K, boxes, valid, looks -> the fields of PairPrediction
     export.json            sizes, names, backbone and licence: all that `load_exported` needs
     parity.json            largest difference from eager execution, per output
     latency.json           milliseconds per graph, with hardware and versions
 
-Two graphs, so that a stream encodes each frame once. Image size is fixed; the numbers of pairs and people are not.
+Three graphs, so that a stream encodes each frame and looks at each person once. Image size is fixed; the numbers of
+pairs and people are not.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,12 +30,13 @@ from torch import Tensor, nn
 from distill.errors import FootfallError, require
 from distill.files import atomic_path, read_json, write_json
 from distill.models.backbones import Backbone, Tokens
+from distill.models.closeup import look_at_both
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
 
-EXPORT_FORMAT: Final = "footfall-export/1"
+EXPORT_FORMAT: Final = "footfall-export/2"
 FORMATS: Final = ("pt2", "onnx")
-PAIR_INPUTS: Final = ("features_a", "features_b", "K", "boxes", "valid")
+PAIR_INPUTS: Final = ("features_a", "features_b", "K", "boxes", "valid", "looks")
 PAIR_OUTPUTS: Final = tuple(f.name for f in fields(PairPrediction) if f.name not in ("points_a", "conf_a"))
 MAX_PAIRS: Final = 64
 """Upper end of a dynamic dimension of the exported pair graph."""
@@ -73,6 +76,17 @@ class _EncoderGraph(nn.Module):
         return self.backbone.encode(images).features
 
 
+class _LookGraph(nn.Module):
+    """The closer look at people."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.closeup = student.closeup
+
+    def forward(self, images: Tensor, boxes: Tensor) -> Tensor:
+        return self.closeup(images, boxes)
+
+
 class _PairGraph(nn.Module):
     """The backbone's pair decoder and the heads, for one image size."""
 
@@ -82,12 +96,12 @@ class _PairGraph(nn.Module):
         self.grid, self.size = tokens.grid, tokens.size
 
     def forward(
-        self, features_a: Tensor, features_b: Tensor, K: Tensor, boxes: Tensor, valid: Tensor
+        self, features_a: Tensor, features_b: Tensor, K: Tensor, boxes: Tensor, valid: Tensor, looks: Tensor
     ) -> tuple[Tensor, ...]:
         a = Tokens(features=features_a, grid=self.grid, size=self.size)
         b = Tokens(features=features_b, grid=self.grid, size=self.size)
         decoded = self.backbone.decode(a, b, points=False)
-        people = Prompts(boxes=boxes, valid=valid, K=K)
+        people = Prompts(boxes=boxes, valid=valid, K=K, looks=looks)
         prediction = self.student.heads(decoded.tokens_a[-1], decoded.tokens_b[-1], a, b, people)
         return tuple(getattr(prediction, name) for name in PAIR_OUTPUTS)
 
@@ -104,7 +118,9 @@ class ExportedStudent:
     grid: tuple[int, int]
     body_model: str
     num_betas: int
+    look_width: int
     encoder: Run
+    look_graph: Run
     pair_graph: Run
 
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -113,12 +129,68 @@ class ExportedStudent:
 
     def encode(self, images: Tensor) -> Tokens:
         """Images [1, 3, H, W] in [0, 1] -> features."""
-        return Tokens(features=self.encoder(images), grid=self.grid, size=self.size)
+        return Tokens(features=self.encoder(images), grid=self.grid, size=self.size, images=images)
+
+    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """See `Student.look`: images [1, 3, H, W], boxes [1, P, 4]."""
+        return self.look_graph(images, boxes)
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
         """See `Student.pair`."""
-        outputs = self.pair_graph(a.features, b.features, people.K, people.boxes, people.valid)
+        if people.looks is None:
+            people = replace(people, looks=look_at_both(self.look, a, b, people.boxes))
+        outputs = self.pair_graph(a.features, b.features, *_pair_inputs(people))
         return PairPrediction(**dict(zip(PAIR_OUTPUTS, outputs, strict=True)))
+
+
+def _pair_inputs(people: Prompts) -> tuple[Tensor, ...]:
+    """The pair graph's inputs after the features."""
+    assert people.looks is not None
+    return people.K, people.boxes, people.valid, people.looks
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """One graph to be: its module, an example of what goes in, and what that may vary in."""
+
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    dynamic: tuple[dict[int, Any] | None, ...]
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs to trace: a dimension of 1 would be taken for fixed."""
+        return tuple(torch.cat((x, x)) if vary else x for x, vary in zip(self.inputs, self.dynamic, strict=True))
+
+    def outputs(self, inputs: tuple[Tensor, ...], run: Run) -> dict[str, Tensor]:
+        """By name, of the module or of its graph."""
+        found = run(*inputs)
+        return dict(zip(self.output_names, (found,) if isinstance(found, Tensor) else found, strict=True))
+
+
+def _parts(student: Student, images: Tensor, people: Prompts) -> dict[str, _Part]:
+    """The graphs of a student for images [2, 3, H, W] and prompts of that one pair."""
+    tokens = student.encode(images)
+    boxes = people.boxes[:, :, 0]
+    looks = torch.stack([student.look(images[k : k + 1], people.boxes[:, :, k]) for k in range(2)], dim=2)
+    inputs = (tokens[:1].features, tokens[1:].features, *_pair_inputs(replace(people, looks=looks)))
+    pairs, count = torch.export.Dim("pairs", max=MAX_PAIRS), torch.export.Dim("people", max=MAX_PEOPLE)
+    many = {0: pairs, 1: count}
+    return {
+        "encoder": _Part(
+            module=_EncoderGraph(student.backbone.module), inputs=(images[:1],), dynamic=(None,),
+            input_names=("images",), output_names=("features",),
+        ),
+        "look": _Part(
+            module=_LookGraph(student), inputs=(images[:1], boxes), dynamic=({0: pairs}, many),
+            input_names=("images", "boxes"), output_names=("looks",),
+        ),
+        "pair": _Part(
+            module=_PairGraph(student, tokens), inputs=inputs, dynamic=({0: pairs},) * 3 + (many,) * 3,
+            input_names=PAIR_INPUTS, output_names=PAIR_OUTPUTS,
+        ),
+    }  # fmt: skip
 
 
 def export_student(
@@ -145,28 +217,23 @@ def export_student(
             f"export format {file_format}", got="not built yet", expected=f"one of {FORMATS}", do="choose one of these"
         )
     student = student.eval().cpu()
+    (folder / "export.json").unlink(missing_ok=True)  # a half-written export must not look whole
+    differences: dict[str, float] = {}
+    latency: dict[str, float] = {}
     with torch.no_grad():
-        tokens = student.encode(images)
-        encoder, pair = _EncoderGraph(student.backbone.module).eval(), _PairGraph(student, tokens).eval()
-        inputs = (tokens[:1].features, tokens[1:].features, people.K, people.boxes, people.valid)
-        write = _write_pt2 if file_format == "pt2" else _write_onnx
-        (folder / "export.json").unlink(missing_ok=True)  # a half-written export must not look whole
-        write(_without_unused(encoder, (images[:1],)), (images[:1],), folder / f"encoder.{file_format}", people=False)
-        two_pairs = tuple(torch.cat((x, x)) for x in inputs)  # a dimension of 1 would be taken for fixed
-        write(_without_unused(pair, inputs), two_pairs, folder / f"pair.{file_format}", people=True)
-        runners = {name: _open_graph(folder / f"{name}.{file_format}") for name in ("encoder", "pair")}
-        differences = dict(_differences(encoder, pair, runners, images, inputs))
-        latency = {
-            "encoder_eager": _median_ms(lambda: encoder(images[:1]), runs),
-            "pair_eager": _median_ms(lambda: pair(*inputs), runs),
-            "encoder": _median_ms(lambda: runners["encoder"](images[:1]), runs),
-            "pair": _median_ms(lambda: runners["pair"](*inputs), runs),
-        }
+        for name, part in _parts(student, images, people).items():
+            path = folder / f"{name}.{file_format}"
+            part.module = _without_unused(part.module.eval(), part.inputs)
+            (_write_pt2 if file_format == "pt2" else _write_onnx)(part, path)
+            graph = _open_graph(path)
+            differences |= _differences(part, graph)
+            latency[f"{name}_eager"] = _median_ms(lambda p=part: p.module(*p.inputs), runs)  # type: ignore[misc]
+            latency[name] = _median_ms(lambda p=part, g=graph: g(*p.inputs), runs)  # type: ignore[misc]
     write_json(
         folder / "latency.json", {"median_ms": latency, "runs": runs, "people": people.valid.shape[1], **_hardware()}
     )
     record_parity(folder, differences)
-    write_json(folder / "export.json", _record(student, tokens, file_format))
+    write_json(folder / "export.json", _record(student, (images.shape[-1], images.shape[-2]), file_format))
     return differences
 
 
@@ -204,7 +271,9 @@ def load_exported(folder: Path) -> ExportedStudent:
         grid=(record["grid"][0], record["grid"][1]),
         body_model=record["body_model"],
         num_betas=record["num_betas"],
+        look_width=record["look_width"],
         encoder=_open_graph(folder / f"encoder.{suffix}"),
+        look_graph=_open_graph(folder / f"look.{suffix}"),
         pair_graph=_open_graph(folder / f"pair.{suffix}"),
     )
 
@@ -272,34 +341,21 @@ def _without_unused(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     return module.requires_grad_(False)
 
 
-def _write_pt2(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, people: bool) -> None:
-    program = torch.export.export(module, inputs, dynamic_shapes=_dynamic_shapes(people))
+def _write_pt2(part: _Part, path: Path) -> None:
+    program = torch.export.export(part.module, part.example(), dynamic_shapes=part.dynamic)
     with atomic_path(path) as temporary:
         torch.export.save(program, temporary)
 
 
-def _write_onnx(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, *, people: bool) -> None:
+def _write_onnx(part: _Part, path: Path) -> None:
     require("onnxscript", extra="export")
     program = torch.onnx.export(
-        module,
-        inputs,
-        dynamo=True,
-        verbose=False,
-        dynamic_shapes=_dynamic_shapes(people),
-        input_names=PAIR_INPUTS if people else ("images",),
-        output_names=PAIR_OUTPUTS if people else ("features",),
-    )
+        part.module, part.example(), dynamo=True, verbose=False, dynamic_shapes=part.dynamic,
+        input_names=part.input_names, output_names=part.output_names,
+    )  # fmt: skip
     assert program is not None
     with atomic_path(path) as temporary:
         program.save(temporary)
-
-
-def _dynamic_shapes(people: bool) -> tuple[dict[int, Any] | None, ...]:
-    """The pair graph takes any number of pairs and of people; the encoder one image."""
-    if not people:
-        return (None,)
-    pairs, count = torch.export.Dim("pairs", max=MAX_PAIRS), torch.export.Dim("people", max=MAX_PEOPLE)
-    return ({0: pairs}, {0: pairs}, {0: pairs}, {0: pairs, 1: count}, {0: pairs, 1: count})
 
 
 def _open_graph(path: Path) -> Run:
@@ -324,19 +380,22 @@ def _open_graph(path: Path) -> Run:
     return run
 
 
-def _differences(
-    encoder: nn.Module, pair: nn.Module, runners: dict[str, Run], images: Tensor, inputs: tuple[Tensor, ...]
-) -> Iterator[tuple[str, float]]:
+def _differences(part: _Part, graph: Run) -> dict[str, float]:
     """Per output, the largest difference from eager execution, over several numbers of pairs and people."""
-    yield "features", _difference(encoder(images[:1]), runners["encoder"](images[:1]))
-    worst = dict.fromkeys(PAIR_OUTPUTS, 0.0)
-    for pairs, count in ((1, 1), (1, inputs[3].shape[1]), (3, 5)):
-        rows = torch.arange(count) % inputs[3].shape[1]
-        chosen = (*inputs[:3], inputs[3][:, rows], inputs[4][:, rows])
-        repeated = tuple(torch.cat([x] * pairs) for x in chosen)
-        for name, eager, exported in zip(PAIR_OUTPUTS, pair(*repeated), runners["pair"](*repeated), strict=True):
-            worst[name] = max(worst[name], _difference(eager, exported))
-    yield from worst.items()
+    worst = dict.fromkeys(part.output_names, 0.0)
+    for pairs, count in ((1, 1), (1, 2), (3, 5)):
+        inputs = tuple(_sized(x, vary or {}, pairs, count) for x, vary in zip(part.inputs, part.dynamic, strict=True))
+        eager, exported = part.outputs(inputs, part.module), part.outputs(inputs, graph)
+        for name in worst:
+            worst[name] = max(worst[name], _difference(eager[name], exported[name]))
+    return worst
+
+
+def _sized(example: Tensor, vary: dict[int, Any], pairs: int, people: int) -> Tensor:
+    """An example's rows repeated to these numbers, where they may vary."""
+    if 1 in vary:
+        example = example[:, torch.arange(people) % example.shape[1]]
+    return torch.cat([example] * pairs) if 0 in vary else example
 
 
 def _difference(eager: Tensor, exported: Tensor) -> float:
@@ -370,16 +429,18 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _record(student: Student, tokens: Tokens, file_format: str) -> dict[str, Any]:
+def _record(student: Student, size: tuple[int, int], file_format: str) -> dict[str, Any]:
     backbone = student.backbone.module
+    grid = (size[1] // backbone.patch_size, size[0] // backbone.patch_size)
     return {
         "format": EXPORT_FORMAT,
         "file_format": file_format,
-        "size": tokens.size,
-        "grid": tokens.grid,
+        "size": size,
+        "grid": grid,
         "images": "RGB in [0, 1]; the graph normalises",
         "pair_inputs": PAIR_INPUTS,
         "pair_outputs": PAIR_OUTPUTS,
+        "look_width": student.look_width,
         "body_model": student.config.body_model,
         "num_betas": student.config.num_betas,
         "backbone": asdict(backbone.provenance),

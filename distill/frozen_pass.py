@@ -41,12 +41,14 @@ def run_backbone(
 
     Args:
         backbone: frozen.
-        batch: `images` [M, V, 3, H, W] of those M rows that `cached` (B times bool; absent: none) does not mark, and
-            of the others `features`, `pair_tokens` and `pair_points` (`FeatureCache.read_window`).
+        batch: `images` [B, V, 3, H, W], and of the rows that `cached` (B times bool; absent: none) marks also
+            `features`, `pair_tokens` and `pair_points` (`FeatureCache.read_window`), in their order.
         points: whether pairs shall have points.
         cache: where computed rows are stored under the batch's `frame_keys`; None stores nothing.
     """
     images = batch["images"]
+    if any(batch.get("cached", ())):
+        images = images[~torch.tensor(batch["cached"])]
     count, (height, width) = images.shape[1], images.shape[-2:]
     patch = backbone.module.patch_size
     grid, size = (height // patch, width // patch), (width, height)

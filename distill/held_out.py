@@ -34,6 +34,15 @@ class OnDevice:
         """See `Student.network_size`."""
         return self.student.network_size(size)
 
+    @property
+    def look_width(self) -> int:
+        """See `Student.look_width`."""
+        return self.student.look_width
+
+    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """See `Student.look`."""
+        return self.student.look(images, boxes.to(self.device)).cpu()
+
     def encode(self, images: Tensor) -> Tokens:
         """See `Student.encode`; the features stay on the device."""
         return self.student.encode(images.to(self.device))

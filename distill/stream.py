@@ -50,12 +50,21 @@ TIMES_KEPT: Final = 2000
 class Network(Protocol):
     """What a stream needs: `Student`, or the graphs of `export.load_exported`."""
 
+    @property
+    def look_width(self) -> int:
+        """Channels of a closer look."""
+        ...
+
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Network size for an image size."""
         ...
 
     def encode(self, images: Tensor) -> Tokens:
         """Features of frames."""
+        ...
+
+    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """A closer look at people."""
         ...
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
@@ -163,6 +172,8 @@ class FrameResult:
 class _Kept:
     tokens: Tokens
     boxes: dict[int, Tensor]
+    looks: dict[int, Tensor]
+    """[width] per person, `Prompts.looks`."""
     timestamp: float
 
 
@@ -259,7 +270,8 @@ class Stream:
             scaled = self._timed("people", lambda: self._find(tokens))
         else:
             scaled = {k: torch.as_tensor(box).float() * self._box_scale for k, box in boxes.items()}
-        now = _Kept(tokens, scaled, timestamp)
+        looks = self._timed("look", lambda: self._look(tokens, scaled))
+        now = _Kept(replace(tokens, images=None), scaled, looks, timestamp)
         corners = self._timed("corners", lambda: self._odometry.step(image)) if self._odometry else []
         gaps = [gap for gap in self.config.gaps if gap <= self._index]
         past = [self._past[-gap] for gap in gaps] or [now]
@@ -287,6 +299,15 @@ class Stream:
         vectors = self.network.identify(tokens, found[None])[0]
         followed = self._tracker.step(found.numpy(), scores.numpy(), vectors.numpy())
         return {person: torch.from_numpy(box).float() for person, box in followed.items()}
+
+    def _look(self, tokens: Tokens, boxes: dict[int, Tensor]) -> dict[int, Tensor]:
+        """A closer look at everybody, once per frame."""
+        if not boxes:
+            return {}
+        assert tokens.images is not None
+        return dict(
+            zip(boxes, self.network.look(tokens.images, torch.stack(list(boxes.values()))[None])[0], strict=True)
+        )
 
     def _scaled(self, corners: list[Measured], log_scale: float) -> Motions:
         """What corners say, in metres of the network: points times their scale, which is averaged over time."""
@@ -342,15 +363,17 @@ class Stream:
             torch.zeros(count, max(len(ids), 1), 2, dtype=torch.bool),
         )
         boxes[..., 2:] = 16.0
+        looks = torch.zeros(*valid.shape, self.network.look_width)
         for column, person in enumerate(ids):
-            boxes[:, column, 1], valid[:, column, 1] = now.boxes[person], True
+            boxes[:, column, 1], looks[:, column, 1], valid[:, column, 1] = now.boxes[person], now.looks[person], True
             for row, before in enumerate(past):
                 if person in before.boxes:
                     boxes[row, column, 0], valid[row, column, 0] = before.boxes[person], True
+                    looks[row, column, 0] = before.looks[person]
         prompts = Prompts(
             boxes=boxes, valid=valid, K=self._network_K.expand(count, 2, 3, 3),
             K_known=torch.full((count,), self._K_known),
-            seconds=torch.tensor([now.timestamp - before.timestamp for before in past]),
+            seconds=torch.tensor([now.timestamp - before.timestamp for before in past]), looks=looks,
         )  # fmt: skip
         return self.network.pair(a, b, prompts)
 
@@ -433,8 +456,8 @@ class Stream:
             return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
         now = self._past[-1]
         nobody = Prompts(
-            boxes=torch.zeros(1, 1, 2, 4), valid=torch.zeros(1, 1, 2, dtype=torch.bool),
-            K=self._network_K.expand(1, 2, 3, 3),
+            boxes=torch.zeros(1, 0, 2, 4), valid=torch.zeros(1, 0, 2, dtype=torch.bool),
+            K=self._network_K.expand(1, 2, 3, 3), looks=torch.zeros(1, 0, 2, self.network.look_width),
         )  # fmt: skip
         pair = self.network.pair(now.tokens, self._past[0].tokens, nobody, points=True)
         assert pair.points_a is not None and pair.conf_a is not None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distill.body import BodyModel, load_body_model
 from distill.feature_cache import FeatureCache
-from distill.frozen_pass import FrozenPass, run_backbone
+from distill.frozen_pass import FrozenPass, as_floats, run_backbone
 from distill.geometry.cameras import resize_intrinsics
 from distill.geometry.transforms import invert
 from distill.losses import (
@@ -43,7 +43,7 @@ joints_cam [B, P, V, 24, 3] m; contact_prob [B, P, V, 6]; world_from_cam [B, V, 
 masks [B, P, V, h, w] shares of the tokens' cells, all 0 where nobody was segmented; depth [B, V, h, w] m of the
 background in the middle of the tokens, 0 unknown; seconds [B, V]; and what the student is asked (`distill.prompting`):
 prompt_boxes, prompt_masks, prompt_K, K_known [B].
-With a feature cache (`distill.data.collate`) images holds only the rows that must be computed."""
+`cached` and the fields of a feature cache: `distill.data.collate`."""
 
 _REPORT: Final = {
     "camera_rotation": ("camera_rotation_deg", math.degrees(1)),
@@ -137,8 +137,12 @@ class StudentTask(nn.Module):
         """Losses to be summed, and detached numbers to be logged (units in their names)."""
         points = self.config.scene_scale > 0 and self.student.backbone.module.has_points
         seen = run_backbone(self.student.backbone, batch, points=points, cache=self.cache)
+        frames = as_floats(batch["images"]).flatten(0, 1)
+        boxes, valid = (batch[name].transpose(1, 2).flatten(0, 1) for name in ("prompt_boxes", "valid"))
+        looks = self.student.look(frames, boxes, valid).unflatten(0, batch["images"].shape[:2])
+        asked = {**batch, "looks": looks.transpose(1, 2)}
         predictions = {
-            (i, j): self.student.answer(pair, seen.frames[i], seen.frames[j], prompts_of(batch, i, j))
+            (i, j): self.student.answer(pair, seen.frames[i], seen.frames[j], prompts_of(asked, i, j))
             for (i, j), pair in seen.pairs.items()
         }
         # Labels are composed and compared in float32, whatever autocast does.
@@ -218,11 +222,12 @@ class StudentTask(nn.Module):
 
 
 def prompts_of(batch: Batch, i: int, j: int) -> Prompts:
-    """Prompts of the ordered pair of frames (i, j) of every window."""
+    """Prompts of the ordered pair of frames (i, j) of every window; `looks` [B, P, V, width] beside the batch's."""
     return Prompts(
         boxes=batch["prompt_boxes"][:, :, [i, j]], valid=batch["valid"][:, :, [i, j]],
         K=batch["prompt_K"][:, [i, j]], K_known=batch["K_known"],
         seconds=(batch["seconds"][:, j] - batch["seconds"][:, i]).abs(), masks=batch["prompt_masks"][:, :, [i, j]],
+        looks=batch["looks"][:, :, [i, j]],
     )  # fmt: skip
 
 

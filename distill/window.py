@@ -41,7 +41,7 @@ def choose_frames(count: int, config: DataConfig, rng: random.Random) -> list[in
 
 def make_window(
     sample: Sample, frames: list[int], network_size: tuple[int, int], max_people: int, *, patch: int = 16,
-    plan: Plan = PLAIN, pixels: bool = True,
+    plan: Plan = PLAIN,
 ) -> Window:  # fmt: skip
     """One window at network size (width, height); tensors as in `distill.task.Batch` without the batch axis.
 
@@ -52,7 +52,6 @@ def make_window(
         max_people: the largest boxes are kept.
         patch: pixels per token, the cell of `masks`.
         plan: its view and its changes of pixels are made here, the rest by `augment.apply_plan`.
-        pixels: without them the pictures stay compressed, and `images` is [0, 3, H, W].
     """
     arrays = sample.arrays
     view = _view(sample, frames, plan)
@@ -79,7 +78,7 @@ def make_window(
     body = from_quat_trans(take(arrays["cam_from_body_quat"][frames]), take(arrays["cam_from_body_trans"][frames]))
     grid = (network_size[0] // patch, network_size[1] // patch)
     window: Window = {
-        "images": _images(sample, frames if pixels else [], network_size, view, plan),
+        "images": _images(sample, frames, network_size, view, plan),
         "masks": _masks(sample, frames, people, grid, view),
         "depth": _depth(sample, frames, grid, view),
         "seconds": torch.from_numpy(arrays["timestamps"][frames] - arrays["timestamps"][frames[0]]).float(),
@@ -108,8 +107,6 @@ def _view(sample: Sample, frames: list[int], plan: Plan) -> Rectangle:
 
 def _images(sample: Sample, frames: list[int], size: tuple[int, int], view: Rectangle, plan: Plan) -> Tensor:
     """[V, 3, H, W] uint8: they become floats on the device that computes with them."""
-    if not frames:
-        return torch.zeros((0, 3, size[1], size[0]), dtype=torch.uint8)
     shares = (size[0] / (view[2] - view[0]), size[1] / (view[3] - view[1]))
     wanted = tuple(math.ceil(side * share) for side, share in zip(sample.meta["size"], shares, strict=True))
     images = []

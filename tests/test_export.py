@@ -74,12 +74,14 @@ def test_graphs_agree_for_any_number_of_pairs_and_people(
 
 def test_records_name_what_was_measured(folder: Path) -> None:
     assert {p.name for p in folder.iterdir()} == {
-        "encoder.pt2", "pair.pt2", "export.json", "parity.json", "latency.json",
+        "encoder.pt2", "look.pt2", "pair.pt2", "export.json", "parity.json", "latency.json",
     }  # fmt: skip
     parity, latency, record = (read_json(folder / f"{name}.json") for name in ("parity", "latency", "export"))
-    assert parity["max_difference"].keys() == {"features", *PAIR_OUTPUTS}
+    assert parity["max_difference"].keys() == {"features", "looks", *PAIR_OUTPUTS}
     assert max(parity["max_difference"].values()) <= parity["tolerance"]
-    assert latency["median_ms"].keys() == {"encoder", "pair", "encoder_eager", "pair_eager"}
+    assert latency["median_ms"].keys() == {
+        f"{graph}{kind}" for graph in ("encoder", "look", "pair") for kind in ("", "_eager")
+    }
     assert all(latency[name] for name in ("processor", "threads", "torch", "python"))
     assert record["backbone"]["licence"] == "Apache-2.0"
 
@@ -89,7 +91,9 @@ def test_each_graph_holds_only_its_own_weights(student: Student, folder: Path) -
     backbone = student.backbone.module
     parts = [sum(p.numel() for p in part.parameters()) for part in (backbone.enc_blocks, backbone.dec_blocks, student)]
     assert parts[0] < (folder / "encoder.pt2").stat().st_size / 4 < 1.25 * parts[0]
-    own = 2 * parts[1] + parts[2]
+    look = sum(p.numel() for p in student.closeup.parameters())
+    assert look < (folder / "look.pt2").stat().st_size / 4 < 1.25 * look
+    own = 2 * parts[1] + parts[2] - look
     assert own < (folder / "pair.pt2").stat().st_size / 4 < 1.6 * own  # its graph has some thousand nodes
 
 

@@ -168,7 +168,8 @@ class Counting:
 
     def __init__(self, student: Student) -> None:
         self.student = student
-        self.encoded = 0
+        self.look_width = student.look_width
+        self.encoded = self.looked = 0
         self.pairs: list[int] = []
 
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -177,6 +178,10 @@ class Counting:
     def encode(self, images: Tensor) -> Tokens:
         self.encoded += len(images)
         return self.student.encode(images)
+
+    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
+        self.looked += boxes.shape[1]
+        return self.student.look(images, boxes)
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
         self.pairs.append(len(a.features))
@@ -187,6 +192,7 @@ def test_each_frame_is_encoded_once_and_paired_with_the_gaps(student: Student, v
     counting = Counting(student)
     run(Stream(counting, SIZE, StreamConfig(gaps=[1, 3])), video)
     assert counting.encoded == 7
+    assert counting.looked == 14  # two people
     assert counting.pairs == [1, 1, 1, 2, 2, 2, 2]
 
 
@@ -238,7 +244,7 @@ def test_memory_does_not_grow_over_a_thousand_frames(student: Student) -> None:
     assert len(small._bodies) == 13
     assert len(small._betas) <= 900 // 20 + 2
     assert all(len(seconds) <= TIMES_KEPT for seconds in small.times.values())
-    assert set(small.latency()) == {"encode", "pair", "fuse"}
+    assert set(small.latency()) == {"encode", "look", "pair", "fuse"}
 
 
 def test_average_of_rotations() -> None:
@@ -371,7 +377,8 @@ def test_graphs_that_find_nobody_ask_for_boxes(student: Student, video: list[np.
     class Graphs:
         """A network with only the calls that exported graphs have."""
 
-        network_size, encode, pair = student.network_size, student.encode, student.pair
+        look_width, network_size = student.look_width, student.network_size
+        encode, look, pair = student.encode, student.look, student.pair
 
     stream = Stream(Graphs(), SIZE)
     with pytest.raises(FootfallError, match="give boxes"):

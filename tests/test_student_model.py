@@ -20,9 +20,10 @@ from distill.geometry.cameras import project
 from distill.geometry.rotations import rotation_angle
 from distill.models.prediction import PairPrediction
 from distill.models.rays import PRIOR_HEIGHT_M, box_rays, place_body, rays_of_pixels, token_rays, turn_to_ray
+from distill.models.sampling import sample_boxes
 from distill.models.student import Student, StudentConfig
 from distill.models.trajectory_head import LOG_VAR_FLOOR, log_var_from_raw
-from distill.models.trunk import HeadConfig, sample_boxes
+from distill.models.trunk import HeadConfig
 from distill.task import LossConfig, StudentTask
 from tests.conftest import TOLERANCES
 from tests.student_support import make_batch, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
@@ -258,6 +259,7 @@ def test_people_that_are_not_valid_and_labels_of_weight_zero_do_not_count(body: 
 def test_a_task_moves_and_saves_without_backbone_and_body(body: BodyModel) -> None:
     task = StudentTask(Student(SMALL), LossConfig(), copy.deepcopy(body))
     assert {name.split(".")[1] for name in task.state_dict()} == {
+        "closeup",
         "trunk",
         "trajectory",
         "body",

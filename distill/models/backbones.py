@@ -30,10 +30,13 @@ class Tokens:
     """Tokens down and across, (h, w)."""
     size: tuple[int, int]
     """Width and height of the images in pixels."""
+    images: Tensor | None = None
+    """[B, 3, H, W] in [0, 1] that the features were made from, for heads that look closer; None: not kept."""
 
     def __getitem__(self, index: slice | Tensor) -> Tokens:
         """Some of the images."""
-        return replace(self, features=self.features[index])
+        images = None if self.images is None else self.images[index]
+        return replace(self, features=self.features[index], images=images)
 
     def detach(self) -> Tokens:
         """The same features outside any graph."""
@@ -144,8 +147,8 @@ class FrozenBackbone(Held[Backbone]):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tokens:
-        """`Backbone.encode`, without gradients."""
-        return self.module.encode(images)
+        """`Backbone.encode`, without gradients; the images are kept beside the features."""
+        return replace(self.module.encode(images), images=images)
 
     @torch.no_grad()
     def decode(self, a: Tokens, b: Tokens, *, points: bool = True, descriptors: bool = False) -> Pair:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.models.backbones import Tokens
-from distill.models.trunk import sample_boxes
+from distill.models.sampling import sample_boxes
 
 CELLS = 5
 """Boxes are looked at in CELLS x CELLS places; clothes are above one another, so rows are kept apart."""

@@ -25,12 +25,14 @@ class Prompts:
     masks: Tensor | None = None
     """[B, P, 2, h, w] share of each token's cell that the person covers, 0 to 1; None: boxes must do. All zero for a
     person without a mask."""
+    looks: Tensor | None = None
+    """[B, P, 2, width] what `Student.look` saw in the boxes, once per frame; None: `Student.pair` looks itself."""
 
     def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
         moved = replace(self, boxes=self.boxes.to(device), valid=self.valid.to(device), K=self.K.to(device))
-        optional = (None if value is None else value.to(device) for value in (self.K_known, self.seconds, self.masks))
-        moved.K_known, moved.seconds, moved.masks = optional
+        given = (self.K_known, self.seconds, self.masks, self.looks)
+        moved.K_known, moved.seconds, moved.masks, moved.looks = (v if v is None else v.to(device) for v in given)
         return moved
 
 

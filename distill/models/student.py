@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from distill.models.backbones import Backbone, FrozenBackbone, Pair, Tokens, load_backbone
 from distill.models.body_head import BodyHead
+from distill.models.closeup import Closeup, look_at_both
 from distill.models.detection_head import Candidates, DetectionHead
+from distill.models.gaussian_config import GaussianConfig
+from distill.models.gaussian_head import GaussianHead
 from distill.models.identity_head import IdentityHead
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.trajectory_head import TrajectoryHead
@@ -30,6 +33,8 @@ class StudentConfig:
     num_betas: int = 10
     """Shape parameters of that body model."""
     head: HeadConfig = field(default_factory=HeadConfig)
+    gaussians: GaussianConfig | None = None
+    """The Gaussian head (docs/gaussian_head.md); none in a student that was not trained to draw."""
 
     def __post_init__(self) -> None:
         if self.num_betas < 1:
@@ -50,10 +55,14 @@ class Student(nn.Module):
         self.backbone = FrozenBackbone(backbone or load_backbone(config.backbone, config.backbone_revision))
         module = self.backbone.module
         self.trunk = Trunk(config.head, module.feature_dim + module.token_dim, module.feature_dim)
+        self.closeup = Closeup(config.head.closeup_pixels, config.head.width)
         self.trajectory = TrajectoryHead(config.head.width)
         self.body = BodyHead(config.head.width, config.num_betas)
         self.detection = DetectionHead(module.feature_dim, config.head.width)
         self.identity = IdentityHead(module.feature_dim, config.head.identity_channels)
+        self.gaussians: GaussianHead | None = None
+        if config.gaussians is not None:
+            self.gaussians = GaussianHead(config.gaussians, module.feature_dim, module.token_dim, module.patch_size)
 
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) to which images of (width, height) should be resized, intrinsics and boxes with them."""
@@ -63,6 +72,13 @@ class Student(nn.Module):
         """Images [B, 3, H, W] in [0, 1] at network size -> features to keep for any number of pairs."""
         return self.backbone.encode(images)
 
+    def look(self, images: Tensor, boxes: Tensor, valid: Tensor | None = None) -> Tensor:
+        """A closer look at boxes [B, P, 4] of images [B, 3, H, W]: [B, P, width], for `Prompts.looks`.
+
+        Without `valid` [B, P] all are looked at; with it, only those, and the others' rows are 0.
+        """
+        return self.closeup(images, boxes, valid)
+
     def detect(self, tokens: Tokens) -> Candidates:
         """People found in B frames, one candidate per token (`detection_head.best_candidates` chooses)."""
         return self.detection(tokens)
@@ -70,6 +86,11 @@ class Student(nn.Module):
     def identify(self, tokens: Tokens, boxes: Tensor) -> Tensor:
         """Unit vectors [B, P, identity_channels] of who is in boxes [B, P, 4], alike for one person in all frames."""
         return self.identity(tokens, boxes)
+
+    @property
+    def look_width(self) -> int:
+        """Channels of `look`."""
+        return self.config.head.width
 
     @property
     def has_points(self) -> bool:
@@ -98,7 +119,13 @@ class Student(nn.Module):
         return self.answer(self.backbone.decode(a, b, points=points), a, b, people)
 
     def answer(self, decoded: Pair, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
-        """`pair` from what the backbone has decoded (or a cache has kept) already."""
+        """`pair` from what the backbone has decoded (or a cache has kept) already.
+
+        Raises:
+            FootfallError: neither looks in `people` nor images in the tokens.
+        """
+        if people.looks is None:
+            people = replace(people, looks=look_at_both(self.look, a, b, people.boxes))
         prediction = self.heads(decoded.tokens_a[-1], decoded.tokens_b[-1], a, b, people)
         prediction.points_a, prediction.conf_a = decoded.points_a, decoded.conf_a
         return prediction

@@ -18,6 +18,7 @@ from distill.models.blocks import Mlp
 from distill.models.matching import Matching
 from distill.models.prediction import Prompts
 from distill.models.rays import RAY_CHANNELS, box_rays, encode_rays, token_rays
+from distill.models.sampling import in_image, sample_boxes
 
 
 @dataclass(kw_only=True)
@@ -32,6 +33,8 @@ class HeadConfig:
     """Attention heads per layer; they share `width`."""
     roi_cells: int = 7
     """Each box is sampled at roi_cells x roi_cells points."""
+    closeup_pixels: int = 64
+    """Each person is also looked at in a square picture of their own, this many pixels across."""
     match_channels: int = 64
     """Channels in which tokens of two frames are compared."""
     identity_channels: int = 32
@@ -42,28 +45,10 @@ class HeadConfig:
             raise ValueError("match_channels and identity_channels must be 1 or more")
         if min(self.width, self.layers, self.attention_heads) < 1 or self.width % self.attention_heads:
             raise ValueError(f"width {self.width} must be a positive multiple of attention_heads")
-        if self.roi_cells < 2:
-            raise ValueError(f"roi_cells is {self.roi_cells}, expected 2 or more")
-
-
-def in_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes [..., 4] in pixels of an image (width, height) -> -1 to 1 across it. No tensor comes from the host."""
-    x, y = boxes[..., 0::2] / size[0], boxes[..., 1::2] / size[1]
-    return torch.stack((x, y), dim=-1).flatten(-2) * 2 - 1
-
-
-def sample_boxes(maps: Tensor, boxes: Tensor, size: tuple[int, int], cells: int) -> Tensor:
-    """Sample maps [B, C, h, w] at cells x cells points of each box: [B, P, cells*cells, C], rows outermost.
-
-    The outer points lie on the edges of the box. Boxes [B, P, 4] are in pixels of an image (width, height)
-    and may leave it; outside, the border is repeated (as in JOSH3R).
-    """
-    low, high = in_image(boxes, size).split(2, dim=-1)
-    step = torch.linspace(0, 1, cells, device=boxes.device, dtype=boxes.dtype)
-    y, x = torch.meshgrid(step, step, indexing="ij")
-    points = low[:, :, None] + torch.stack((x, y), dim=-1).flatten(0, 1) * (high - low)[:, :, None]
-    sampled = F.grid_sample(maps, points.to(maps.dtype), padding_mode="border", align_corners=False)
-    return sampled.permute(0, 2, 3, 1)
+        if self.roi_cells < 2 or self.closeup_pixels < 16:
+            raise ValueError(
+                f"roi_cells is {self.roi_cells} and closeup_pixels {self.closeup_pixels}, expected 2 and 16 or more"
+            )
 
 
 class _Attention(nn.Module):
@@ -150,6 +135,8 @@ class Trunk(nn.Module):
         batch = people.valid.shape[0]  # not len(): export would take it for a constant
         valid = people.valid
         person = torch.stack(queries, dim=2)  # [B, P, 2, width]
+        if people.looks is not None:
+            person = person + people.looks
         # Each person's token hears from the same person in the other frame, if seen there.
         person = person + self.embed_mate(person.flip(2)) * valid.flip(2)[..., None]
         scene = self.scene + torch.stack([field for _, field in moved], dim=1)

@@ -94,6 +94,10 @@ class Runner(Protocol):
         """Features of one frame."""
         ...
 
+    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """A closer look at people of one frame."""
+        ...
+
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
         """All pairs of one frame."""
         ...
@@ -184,13 +188,18 @@ class _Plain:
 
     def __init__(self, student: Student, *, compiled: bool) -> None:
         wrap: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
-        self._encode, self._pair = wrap(student.encode), wrap(student.pair)
+        self._encode, self._look, self._pair = wrap(student.encode), wrap(student.look), wrap(student.pair)
         self.device = next(student.parameters()).device
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tokens:
         """See `Student.encode`."""
         return self._encode(images.to(self.device))
+
+    @torch.inference_mode()
+    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
+        """See `Student.look`."""
+        return self._look(images, boxes.to(self.device))
 
     @torch.inference_mode()
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
@@ -226,6 +235,10 @@ def time_frames(runner: Runner, device: torch.device, size: tuple[int, int], con
     for frame in range(config.warm_ups + config.frames):
         start = _mark(device)
         now = runner.encode(image)
+        assert now.images is not None
+        look = runner.look(now.images, people.boxes[:1, :, 1])
+        people = replace(people, looks=look[:, :, None].expand(len(config.gaps), -1, 2, -1))
+        now = replace(now, images=None)
         encoded = _mark(device)
         a = replace(now, features=torch.cat([past[-gap].features for gap in config.gaps]))
         b = replace(now, features=now.features.expand(len(config.gaps), -1, -1))
@@ -287,7 +300,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def count_operations(student: Student, size: tuple[int, int], config: Bench) -> dict[str, int]:
-    """Floating-point operations of a frame (2 for a multiplication with addition): its encoding and its pairs.
+    """Floating-point operations of a frame (2 for a multiplication with addition): its encoding with the look at
+    people, and its pairs.
 
     Args:
         student: on the meta device.
@@ -300,6 +314,10 @@ def count_operations(student: Student, size: tuple[int, int], config: Bench) -> 
         with FlopCounterMode(display=False) as counter:
             tokens = student.encode(image)
         counts["encode"] = counter.get_total_flops()
+        with FlopCounterMode(display=False) as counter:
+            look = student.look(image, people.boxes[:1, :, 1])
+        counts["encode"] += counter.get_total_flops()
+        people = replace(people, looks=look[:, :, None].expand(len(config.gaps), -1, 2, -1))
         several = replace(tokens, features=tokens.features.expand(len(config.gaps), -1, -1))
         with FlopCounterMode(display=False) as counter:
             student.pair(several, several, people)
