@@ -15,6 +15,8 @@ import pytest
 from distill.errors import FootfallError
 from distill.evaluate import TABLE, EvaluateConfig, evaluate, markdown_table, write_report
 from distill.metrics.clip_scores import score_clip
+from distill.models.student import Student, StudentConfig
+from distill.models.trunk import HeadConfig
 from distill.results import Result, load_result, save_result
 from distill.synthetic.spec import ClipSpec
 from distill.synthetic.world import make_clip
@@ -256,8 +258,7 @@ def test_a_checkpoint_streams_every_clip_first(data: Path, tmp_path: Path, monke
 
     monkeypatch.setattr("teacher.run_video.run_video", run_video)  # streaming has tests of its own
     checkpoint = tmp_path / "student"
-    checkpoint.mkdir()
-    (checkpoint / "model.safetensors").touch()
+    Student(StudentConfig(head=HeadConfig(width=48, layers=1, attention_heads=2))).save_pretrained(checkpoint)
     out = tmp_path / "report.json"
     assert main(["evaluate", str(checkpoint), "--data", str(data), "--out", str(out)]) == 0
     assert streamed == [("alone", str(checkpoint)), ("pair", str(checkpoint))]

@@ -67,7 +67,7 @@ def test_train_run_and_evaluate(clips: Path, labels: Path, tmp_path: Path) -> No
     assert [row["step"] for row in rows] == [2, 4, 6]
     checkpoint, streamed = tmp_path / "debug" / "pretrained", tmp_path / "stream" / "walk"
     video = clips / "walk" / "video.mp4"
-    assert main(["run", str(video), "--checkpoint", str(checkpoint), "--out", str(streamed)]) == 0
+    assert main(["run", str(video), "--checkpoint", str(checkpoint), "people=landmarks", "--out", str(streamed)]) == 0
     assert len(load_result(streamed).cameras.timestamps) == 36
     assert read_json(streamed / "latency.json")["encode"]["p50_ms"] > 0
     report = tmp_path / "report.json"

@@ -369,14 +369,16 @@ def test_the_frozen_backbone_is_in_no_file_of_a_run(labels: Path, tmp_path: Path
 
 
 def test_bfloat16_does_not_reach_the_labels(body: BodyModel) -> None:
-    """A fresh student answers the same whatever it reads, so only the losses' own precision could differ."""
+    """A fresh student says the same of people and cameras whatever it reads: only the losses' own precision could
+    differ. What is said of single tokens depends on them from the start, and log variances leave a bfloat16 layer."""
     torch.manual_seed(0)
     student = Student(StudentConfig(head=HeadConfig(width=48, layers=1, attention_heads=2)))
     task, batch = StudentTask(student, LossConfig(scene_scale=0), body), make_batch(body, frames=3)
     wanted, _ = task(batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, _ = task(batch)
-    for name in (name for name in wanted if not name.endswith("_nll")):  # log variances leave a bfloat16 layer
+    of_tokens = {"match", "identity", "detection", "detection_box"}
+    for name in (name for name in wanted if not name.endswith("_nll") and name not in of_tokens):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-5, atol=1e-6)
 
 
