@@ -121,10 +121,9 @@ class Avatar:
         For regularisers such as `distill.body.surface.laplacian` of offsets and colours.
         """
         self._require(body)
-        chosen, count = torch.unique(self.anchors, return_counts=True)
-        per_anchor = int(count[0])
-        position = torch.empty_like(chosen)
-        position[torch.searchsorted(chosen, self.anchors[::per_anchor].contiguous())] = torch.arange(len(chosen)).to(chosen)
+        per_anchor = int((self.anchors == self.anchors[0]).sum())
+        position = self.anchors[::per_anchor].argsort()  # of the anchors by ascending vertex
+        chosen = self.anchors[::per_anchor][position]
         normals = vertex_normals(body.v_template, body.faces)
         cell = nearest_chosen(body.v_template, normals, chosen)
         ends = position[coarse_edges(body.faces, cell)] * per_anchor
