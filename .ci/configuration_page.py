@@ -29,6 +29,7 @@ SCHEMAS: Final = {
     "footfall bench student": "teacher.benchmark.student_speed:Bench",
     "footfall bench data": "teacher.benchmark.data_speed:Bench",
     "footfall export": "distill.export:ExportConfig",
+    "footfall convert": "distill.convert:ConvertConfig",
     "footfall push": "distill.hub_push:PushConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",
 }

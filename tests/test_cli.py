@@ -19,6 +19,7 @@ SURFACE = {
     "evaluate": {"predictions", "--ablation", "--data", "--out", "overrides"},
     "export": {"checkpoint", "--format", "--out", "overrides"},
     "run": {"video", "--checkpoint", "--out", "overrides"},
+    "convert": {"result", "--to", "--out", "overrides"},
     "bench": {"name", "overrides"},
     "push": {"folder", "id", "overrides"},
     "pull": {"id"},

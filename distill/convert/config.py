@@ -1,0 +1,30 @@
+"""Settings of `footfall convert`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from distill.errors import FootfallError
+
+
+@dataclass(kw_only=True)
+class ConvertConfig:
+    """`footfall convert`."""
+
+    fps: float = 0.0
+    """Frames per second of bvh, amass and of USD's time codes; 0 takes the result's own. Where it is not the result's,
+    or where the result's frames are not evenly spaced, poses in between are interpolated."""
+    body: str = ""
+    """smpl:FILE or smplx:FILE, the licensed body model. Needed when the result's bodies are of it; with bodies of the
+    free model, amass retargets to it and states the error."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.fps) and 0 <= self.fps <= 1000):
+            raise FootfallError(
+                "fps", got=self.fps, expected="0 (the result's own) or up to 1000 frames per second", do="correct it"
+            )
+        if self.body and self.body.partition(":")[0] not in ("smpl", "smplx"):
+            raise FootfallError(
+                "body", got=repr(self.body), expected="smpl:FILE or smplx:FILE, or nothing", do="correct the setting"
+            )
