@@ -28,7 +28,7 @@ MIN_ALPHA: Final = 1 / 255
 
 @dataclass
 class Splats:
-    """V 2D Gaussians: those of all cameras' that can be seen, in no order."""
+    """V 2D Gaussians: of all cameras, those that reach into the picture. In no order."""
 
     camera: Tensor
     """[V] number of the camera."""
@@ -61,11 +61,11 @@ def project_gaussians(gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, s
     centres, K = centres[camera, gaussian], K[camera]
     rotation = cam_from_world[camera, :3, :3] @ matrix_from_quat(gaussians.quats)[gaussian]
     spread = rotation * gaussians.scales[gaussian, None]  # a square root of the covariance in the camera
-    covariance = _project_spread(spread, centres, K, size)
+    covariance, determinant = _project_spread(spread, centres, K, size)
     focal, middle = K[:, (0, 1), (0, 1)], K[:, :2, 2]
     means = centres[:, :2] / centres[:, 2:] * focal + middle
     xx, xy, yy = covariance.unbind(-1)
-    conics = torch.stack((yy, -xy, xx), -1) / (xx * yy - xy * xy)[:, None]
+    conics = torch.stack((yy, -xy, xx), -1) / determinant[:, None]
     opacities = gaussians.opacities[gaussian]
     with torch.no_grad():
         # alpha falls to MIN_ALPHA where the exponent is ln(opacity / MIN_ALPHA): an ellipse; this is its box.
@@ -78,8 +78,8 @@ def project_gaussians(gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, s
     )  # fmt: skip
 
 
-def _project_spread(spread: Tensor, centres: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
-    """Covariances [V, 3] (xx, xy, yy) in square pixels.
+def _project_spread(spread: Tensor, centres: Tensor, K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Covariances [V, 3] (xx, xy, yy) in square pixels, and their determinants [V].
 
     Args:
         spread: [V, 3, 3] A with covariance A A^T in the camera, m.
@@ -94,7 +94,9 @@ def _project_spread(spread: Tensor, centres: Tensor, K: Tensor, size: tuple[int,
     slope = torch.maximum(torch.minimum(slope, (extent - middle + slack) / focal), -(middle + slack) / focal)
     # Rows of J A for J = [[fx/z, 0, -fx x/z^2], [0, fy/z, -fy y/z^2]] with x/z and y/z clamped.
     rows = (spread[:, :2] - slope[..., None] * spread[:, 2:]) * (focal / centres[:, 2:])[..., None]
-    xx = (rows[:, 0] * rows[:, 0]).sum(-1) + BLUR
-    xy = (rows[:, 0] * rows[:, 1]).sum(-1)
-    yy = (rows[:, 1] * rows[:, 1]).sum(-1) + BLUR
-    return torch.stack((xx, xy, yy), -1)
+    first, second = rows.unbind(1)
+    xx, xy, yy = (first * first).sum(-1), (first * second).sum(-1), (second * second).sum(-1)
+    # xx yy - xy^2 = |first x second|^2 (Lagrange): without the difference, which is all rounding for a long needle.
+    area = torch.linalg.cross(first, second).square().sum(-1)
+    determinant = area + BLUR * (xx + yy) + BLUR**2
+    return torch.stack((xx + BLUR, xy, yy + BLUR), -1), determinant

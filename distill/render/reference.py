@@ -24,8 +24,8 @@ def draw_reference(
     features: Tensor,
     *,
     work: int = WORK,
-) -> Tensor:
-    """Features [N, D] of Gaussians -> [C, H, W, D + 2]: the D, z and 1, all weighted by visibility and summed.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features [C, H, W, D] summed by visibility, expected depth [C, H, W] (m) and alpha [C, H, W].
 
     Args:
         gaussians: N of them in the world.
@@ -41,4 +41,6 @@ def draw_reference(
     drawn = torch.cat((features.index_select(0, splats.gaussian), depths, torch.ones_like(depths)), -1)
     tiles = Composite.apply(splats.means, splats.conics, splats.opacities, drawn, lists, work)
     pictures = tiles.view(*lists.tiles, -1, TILE, TILE).permute(0, 1, 4, 2, 5, 3)  # C, rows, y, columns, x, D
-    return pictures.flatten(3, 4).flatten(1, 2)[:, : size[1], : size[0]]
+    pictures = pictures.flatten(3, 4).flatten(1, 2)[:, : size[1], : size[0]]
+    alpha = pictures[..., -1]
+    return pictures[..., :-2], pictures[..., -2] / alpha.clamp(min=1e-10), alpha

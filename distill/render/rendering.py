@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from distill.errors import FootfallError
 from distill.render.gaussians import Gaussians
 from distill.render.reference import draw_reference
+from distill.render.splatting import draw_gsplat
 
-Backend = Literal["auto", "gsplat", "reference"]
 BACKENDS: Final = ("auto", "gsplat", "reference")
+"""auto: gsplat for tensors on CUDA, the reference for all others."""
 
 
 @dataclass(kw_only=True)
@@ -24,9 +26,9 @@ class Rendering:
     alpha: Tensor
     """[C, H, W] share of light that the Gaussians stop, 0 to 1."""
     depth: Tensor
-    """[C, H, W] expected z in the camera over what was hit, m; 0 where alpha is 0."""
+    """[C, H, W] z in the camera, mean over what stops the light, m; 0 where alpha is 0."""
     person: Tensor
-    """[C, H, W] share of light that people stop: their silhouette, lowered where something stands in front."""
+    """[C, H, W] share of light that people stop: their silhouette, less what stands in front of them."""
 
 
 def render(
@@ -37,27 +39,73 @@ def render(
     *,
     person: Tensor | None = None,
     background: Tensor | None = None,
-    backend: Backend = "auto",
+    backend: str = "auto",
 ) -> Rendering:
-    """Pictures of Gaussians, differentiable in all of them and in the cameras.
+    """Pictures of Gaussians, differentiable in all of them and in the cameras; conventions in docs/render.md.
+
+    Computes in float32 whatever the dtype of the inputs and autocast, or in float64 where the Gaussians are (reference
+    only). All tensors lie on one device.
 
     Args:
         gaussians: N of them in the world.
         cam_from_world: [C, 4, 4] rigid.
-        K: [C, 3, 3] pixels, without skew.
+        K: [C, 3, 3] pixels, without skew. The reference differentiates it, gsplat cannot.
         size: (width, height) of the pictures, pixels.
         person: [N] 1 for Gaussians of people, 0 for those of the scene; None: no people.
         background: [3] or [C, 3] RGB behind everything; None: black.
-        backend: gsplat (CUDA), reference (PyTorch, anywhere) or auto: gsplat for tensors on CUDA.
+        backend: one of `BACKENDS`.
 
     Raises:
-        FootfallError: another shape than stated; gsplat is not installed, or tensors are not on CUDA.
+        FootfallError: another shape than stated, or several devices; gsplat is asked for and is not installed, cannot
+            be built, gets tensors that are not on CUDA, or is to differentiate K.
     """
+    _check(gaussians, cam_from_world, K, size, person, background, backend)
+    device = gaussians.means.device.type
+    chosen = ("gsplat" if device == "cuda" else "reference") if backend == "auto" else backend
+    dtype = torch.float64 if chosen == "reference" and gaussians.means.dtype == torch.float64 else torch.float32
+    draw = draw_gsplat if chosen == "gsplat" else draw_reference
     if person is None:
         person = torch.zeros_like(gaussians.opacities)
-    values = draw_reference(gaussians, cam_from_world, K, size, torch.cat((gaussians.colors, person[:, None]), -1))
-    features, depth, alpha = values[..., :4], values[..., 4], values[..., 5]
-    color = features[..., :3]
-    if background is not None:
-        color = color + (1 - alpha)[..., None] * background.expand(len(K), 3)[:, None, None]
-    return Rendering(color=color, alpha=alpha, depth=depth / alpha.clamp(min=1e-10), person=features[..., 3])
+    with torch.autocast(device, enabled=False):
+        gaussians, cam_from_world, K = gaussians.to(dtype), cam_from_world.to(dtype), K.to(dtype)
+        features = torch.cat((gaussians.colors, person.to(dtype)[:, None]), -1)
+        drawn, depth, alpha = draw(gaussians, cam_from_world, K, size, features)
+        color = drawn[..., :3]
+        if background is not None:
+            behind = background.to(dtype).expand(len(K), 3)
+            color = color + (1 - alpha)[..., None] * behind[:, None, None]
+    return Rendering(color=color, alpha=alpha, depth=depth, person=drawn[..., 3])
+
+
+def _check(
+    gaussians: Gaussians,
+    cam_from_world: Tensor,
+    K: Tensor,
+    size: tuple[int, int],
+    person: Tensor | None,
+    background: Tensor | None,
+    backend: str,
+) -> None:
+    """Raise what `render` promises of shapes, devices and names."""
+    if backend not in BACKENDS:
+        raise FootfallError("render, backend", got=backend, expected=" or ".join(BACKENDS), do="name one of them")
+    if len(size) != 2 or min(size) < 1:
+        raise FootfallError("render, size", got=size, expected="(width, height) of at least one pixel", do="mend it")
+    count, cameras = len(gaussians), len(cam_from_world)
+    wanted: dict[str, tuple[Tensor | None, list[tuple[int, ...]]]] = {
+        "cam_from_world": (cam_from_world, [(cameras, 4, 4)]), "K": (K, [(cameras, 3, 3)]),
+        "person": (person, [(count,)]), "background": (background, [(3,), (cameras, 3)]),
+    }  # fmt: skip
+    for name, (value, shapes) in wanted.items():
+        if value is None:
+            continue
+        if tuple(value.shape) not in shapes:
+            raise FootfallError(
+                f"render, {name}", got=list(value.shape), expected=" or ".join(str(list(shape)) for shape in shapes),
+                do="C cameras and N Gaussians are counted by cam_from_world and gaussians",
+            )  # fmt: skip
+        if value.device != gaussians.means.device:
+            raise FootfallError(
+                f"render, {name}", got=f"a tensor on {value.device}", expected=f"one on {gaussians.means.device}",
+                do="move it to the device of the Gaussians",
+            )  # fmt: skip
