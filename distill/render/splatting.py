@@ -14,6 +14,7 @@ What is avoided of that version, and how:
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ from torch import Tensor
 from distill.errors import FootfallError, require
 from distill.render.gaussians import Gaussians
 from distill.render.projection import BLUR, FAR, NEAR
+
+SETTINGS: Final[dict[str, Any]] = {
+    "near_plane": NEAR, "far_plane": FAR, "eps2d": BLUR, "sh_degree": None, "packed": False,
+    "render_mode": "RGB+ED", "rasterize_mode": "classic",
+}  # fmt: skip
+"""Keyword arguments of `gsplat.rasterization` that are always the same."""
 
 
 def draw_gsplat(
@@ -33,8 +40,8 @@ def draw_gsplat(
     """
     if K.requires_grad and torch.is_grad_enabled():
         raise FootfallError(
-            "render with gsplat", got="a K that requires a gradient", expected="a fixed K: gsplat cannot differentiate it",
-            do="detach K, or use backend=reference",
+            "render with gsplat", got="a K that requires a gradient", expected="a fixed K",
+            do="gsplat cannot differentiate K: detach it, or use backend=reference",
         )  # fmt: skip
     gsplat = load_gsplat(gaussians.means.device)
     if not len(gaussians) or not len(K):  # its kernels count on at least one of each
@@ -42,8 +49,7 @@ def draw_gsplat(
         return blank, blank[..., 0], blank[..., 0]
     drawn, alpha, _ = gsplat.rasterization(
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, features, cam_from_world, K, *size,
-        near_plane=NEAR, far_plane=FAR, eps2d=BLUR, sh_degree=None, packed=False, render_mode="RGB+ED",
-        rasterize_mode="classic",
+        **SETTINGS,
     )  # fmt: skip
     return drawn[..., :-1], drawn[..., -1], alpha[..., 0]
 
