@@ -23,10 +23,12 @@ def main() -> int:
 
         overrides = [*args.overrides, *(["resume=true"] if args.resume else [])]
         config = load_config(TrainConfig, args.config, overrides)  # before anything is started
+        from distill.gaussian_trainer import GaussianTrainer
         from distill.josh3r_trainer import Josh3rTrainer
         from distill.trainer import Trainer
 
-        (Josh3rTrainer if config.model == "josh3r" else Trainer)(config).train()
+        trainers = {"footfall": Trainer, "josh3r": Josh3rTrainer, "gaussians": GaussianTrainer}
+        trainers[config.model](config).train()
     except FootfallError as error:
         print(f"train_student: {error}", file=sys.stderr)
         return 2

@@ -116,7 +116,7 @@ class GaussianTask(nn.Module):
         images = as_floats(batch["images"])
         count, views = images.shape[:2]
         sources, target = self._roles(views)
-        frames = [self.student.encode(images[:, view]) for view in range(views)]
+        frames = {view: self.student.encode(images[:, view]) for view in sources}
         scenes = {
             view: self._scene(batch, frames, view, sources[1 - number]) for number, view in enumerate(sources)
         }
@@ -140,7 +140,7 @@ class GaussianTask(nn.Module):
         return sorted(order[:2]), order[2]
 
     def _scene(
-        self, batch: dict[str, Any], frames: list[Tokens], view: int, other: int
+        self, batch: dict[str, Any], frames: dict[int, Tokens], view: int, other: int
     ) -> tuple[PixelGaussians, Tensor]:
         """Gaussians of frame `view` of all windows, and metres per unit of its points [B]."""
         pair = self.student.backbone.decode(frames[view], frames[other])
@@ -154,7 +154,7 @@ class GaussianTask(nn.Module):
         return self.head.scene(frames[view], last, pair.points_a, pair.conf_a, K, people), metres
 
     @torch.no_grad()
-    def _own_scale(self, batch: dict[str, Any], frames: list[Tokens], view: int, other: int) -> Tensor:
+    def _own_scale(self, batch: dict[str, Any], frames: dict[int, Tokens], view: int, other: int) -> Tensor:
         """Metres per unit [B] as the student itself says: labels without depth cannot."""
         order = [view, other]
         people = Prompts(
@@ -164,7 +164,7 @@ class GaussianTask(nn.Module):
         return self.student.pair(frames[view], frames[other], people).log_scene_scale.exp()
 
     def _window(
-        self, batch: dict[str, Any], images: Tensor, frames: list[Tokens],
+        self, batch: dict[str, Any], images: Tensor, frames: dict[int, Tokens],
         scenes: dict[int, tuple[PixelGaussians, Tensor]], row: int, target: int,
     ) -> dict[str, Term]:  # fmt: skip
         """All terms of one window."""
@@ -197,14 +197,13 @@ class GaussianTask(nn.Module):
         return terms
 
     def _avatars(
-        self, batch: dict[str, Any], frames: list[Tokens], sources: list[int], row: int, target: int
+        self, batch: dict[str, Any], frames: dict[int, Tokens], sources: list[int], row: int, target: int
     ) -> dict[int, Avatar]:
         """People who are seen in a source and in the target, from what the sources say."""
         template, body = self.head.template(self.body.module), self.body.module
         valid = batch["valid"][row] & (batch["weight"][row] > 0)[:, None]
         people = (valid[:, sources].any(1) & valid[:, target]).nonzero()[:, 0].tolist()
-        channels = frames[0].features.shape[-1]
-        device = frames[0].features.device
+        channels, device = frames[sources[0]].features.shape[-1], frames[sources[0]].features.device
         evidence = {p: Evidence.none(len(template.anchors), channels, device) for p in people}
         for view in sources:
             there = [p for p in people if valid[p, view]]

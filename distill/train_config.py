@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distill.data import DataConfig
+from distill.gaussian_task import GaussianTrainConfig
 from distill.josh3r_task import Josh3rTrainConfig
 from distill.models.student import StudentConfig
 from distill.task import LossConfig
@@ -65,12 +66,14 @@ class TrainConfig:
     """Where else the log goes, through accelerate."""
     init_from: str = ""
     """Checkpoint (Hub id or folder) whose heads are the start; empty starts from fresh weights."""
-    model: Literal["footfall", "josh3r"] = "footfall"
-    """What is trained: our student (`student`, `loss`, `init_from`), or JOSH3R (`josh3r` alone)."""
+    model: Literal["footfall", "josh3r", "gaussians"] = "footfall"
+    """What is trained: our student (`student`, `loss`, `init_from`), JOSH3R (`josh3r` alone), or the Gaussian head
+    (`gaussians`) on the student of `init_from`, which stays as it is."""
     data: DataConfig = field(default_factory=DataConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     josh3r: Josh3rTrainConfig = field(default_factory=Josh3rTrainConfig)
+    gaussians: GaussianTrainConfig = field(default_factory=GaussianTrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,8 @@ class GaussianConfig:
 
     def __post_init__(self) -> None:
         if min(self.stride, self.scene_width, self.per_anchor, self.human_width) < 1 or self.anchors < 0:
-            raise ValueError("gaussians: stride, widths and per_anchor of 1 or more and anchors of 0 or more are expected")
+            raise ValueError(
+                "gaussians: stride, widths and per_anchor of 1 or more and anchors of 0 or more are expected"
+            )
         if not 0 <= self.drop_share < 1:
             raise ValueError(f"gaussians: drop_share is {self.drop_share}, expected 0 or more and below 1")
