@@ -19,6 +19,7 @@ from distill.files import sha256_of
 from distill.geometry.cameras import project
 from distill.geometry.rotations import rotation_angle
 from distill.models.prediction import PairPrediction
+from distill.models.pretrained import save_student
 from distill.models.rays import PRIOR_HEIGHT_M, box_rays, place_body, rays_of_pixels, token_rays, turn_to_ray
 from distill.models.sampling import sample_boxes
 from distill.models.student import Student, StudentConfig
@@ -193,6 +194,12 @@ def test_folder_round_trip_is_exact_and_offline(
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     loaded = Student.from_pretrained(tmp_path)
     assert loaded.config == student.config and not loaded.training
+    save_student(student, tmp_path / "halves", dtype=torch.float16)
+    halves = Student.from_pretrained(tmp_path / "halves").state_dict()
+    assert all(
+        tensor.dtype == torch.float32 and torch.equal(tensor, student.state_dict()[name].half().float())
+        for name, tensor in halves.items()
+    )
     for name, tensor in student.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
     stored = json.loads((tmp_path / "config.json").read_text())

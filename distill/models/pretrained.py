@@ -35,17 +35,20 @@ from distill.models.student_files import (
 from distill.training_record import make_record
 
 
-def save_student(student: Student, folder: Path, record: Mapping[str, Any] | None = None) -> None:
+def save_student(
+    student: Student, folder: Path, record: Mapping[str, Any] | None = None, *, dtype: torch.dtype = torch.float32
+) -> None:
     """Write a student's folder; `config.json` comes last and names the hash of the weights.
 
     So a folder that is read while it is written is refused, never mixed.
 
     Args:
-        student: whose heads are saved, as float tensors on the CPU.
+        student: whose heads are saved.
         folder: made if it is not there; files of an earlier save are replaced.
         record: what is known about the run (`training_record.make_record`), for the card; None says there was none.
+        dtype: of the stored weights; they are loaded as float32 again.
     """
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    weights = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in student.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(weights, temporary, metadata={"format": STUDENT_FORMAT})
     config = {
