@@ -117,7 +117,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=[pytest.param("default", marks=pytest.mark.slow), "josh_like"])
 def run(request: pytest.FixtureRequest, case: Case) -> tuple[str, Alignment]:
     views = [case.view(image) for image in range(VIEWS)]
     return request.param, align(views, case.pairs(), case.tree(request.param), RUNS[request.param])
