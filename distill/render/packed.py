@@ -7,7 +7,7 @@
 
 The largest component of a unit quaternion follows from the others, which lie within +-1/sqrt(2), so they are stored in
 steps of s = sqrt(2) / 1022. Their rounding errors (s / 2 each) change the quaternion by at most 2 sqrt(3) s / 2,
-because the largest component is at least 1/2 and the others together at most sqrt(3)/2; a rotation changes by twice that.
+because the largest component is at least 1/2 and the others together at most sqrt(3)/2; a turn changes by twice that.
 """
 
 from __future__ import annotations
