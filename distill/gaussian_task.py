@@ -117,9 +117,7 @@ class GaussianTask(nn.Module):
         count, views = images.shape[:2]
         sources, target = self._roles(views)
         frames = {view: self.student.encode(images[:, view]) for view in sources}
-        scenes = {
-            view: self._scene(batch, frames, view, sources[1 - number]) for number, view in enumerate(sources)
-        }
+        scenes = {view: self._scene(batch, frames, view, sources[1 - number]) for number, view in enumerate(sources)}
         with full_precision(images.device):
             collected: dict[str, list[Term]] = defaultdict(list)
             for window in range(count):
@@ -128,7 +126,9 @@ class GaussianTask(nn.Module):
             terms = {name: _joined(parts) for name, parts in collected.items()}
             losses = self.loss(terms)
         # Every weight takes part in every step, also where nobody is in the picture: DDP waits for all of them.
-        idle = sum((0.0 * parameter.sum() for parameter in self.head.parameters()), torch.zeros((), device=images.device))
+        idle = sum(
+            (0.0 * parameter.sum() for parameter in self.head.parameters()), torch.zeros((), device=images.device)
+        )
         losses["color"] = losses["color"] + idle
         return losses, _report(terms)
 

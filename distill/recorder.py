@@ -133,5 +133,8 @@ def stand_up(result: Result) -> Result:
     turn[2, 3] = -float(np.percentile(joints[:, _FEET] @ up, 2))
     result.cameras.world_from_cam = turn @ result.cameras.world_from_cam
     result.scene_points = (result.scene_points @ turn[:3, :3].T + turn[:3, 3]).astype(np.float32)
-    result.meta |= {"world": "z_up_ground", "gravity": {"from": "trunks of people", "spread_deg": round(spread, 2)}}
+    result.meta |= {
+        "world": "z_up_ground", "gravity": {"from": "trunks of people", "spread_deg": round(spread, 2)},
+        "world_from_first_camera": turn.tolist(),
+    }  # fmt: skip
     return result

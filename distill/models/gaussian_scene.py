@@ -58,6 +58,8 @@ class PixelGaussians:
     """[B, M] of the point below, as the backbone says: 1 and above."""
     keep: Tensor
     """[B, M] bool: sure enough, and not of a person."""
+    backdrop: Tensor
+    """[B, 3] mean colour of the cells that are not kept for want of confidence: mostly sky; grey if all are kept."""
 
     def of(self, image: int, metres: Tensor | float) -> tuple[Gaussians, Tensor]:
         """Those of one image that are kept, in its camera, and their confidence [N].
@@ -151,6 +153,8 @@ class SceneHead(nn.Module):
         footprint = (stride * clamped / (0.5 * (K[:, 0, 0] + K[:, 1, 1]))[:, None])[..., None]
         offset, scale, turn, opacity, color = raw.flatten(2).transpose(1, 2).split((3, 3, 4, 1, 3), dim=-1)
         seen = F.avg_pool2d(images, stride).flatten(2).transpose(1, 2)
+        free = self._free(depth, people)
+        keep = free & (sure >= torch.quantile(sure, self.config.drop_share, dim=1, keepdim=True))
         return PixelGaussians(
             means=centres + 2 * footprint * offset.tanh(),
             quats=F.normalize(turn + turn.new_tensor([1.0, 0.0, 0.0, 0.0]), dim=-1),
@@ -158,16 +162,22 @@ class SceneHead(nn.Module):
             opacities=(opacity[..., 0] + START_OPACITY).sigmoid(),
             colors=(seen + 0.2 * color.tanh()).clamp(0, 1),
             confidence=sure,
-            keep=self._keep(depth, sure, people),
+            keep=keep,
+            backdrop=_mean_color(seen, free & ~keep),
         )
 
-    def _keep(self, depth: Tensor, sure: Tensor, people: Tensor | None) -> Tensor:
-        """[B, M] which cells become Gaussians."""
+    def _free(self, depth: Tensor, people: Tensor | None) -> Tensor:
+        """[B, M] cells that are not of people and have a point."""
         free = depth > NEAREST
-        if people is not None:
-            free = free & ~(F.max_pool2d(people.float(), self.config.stride) > 0).flatten(1)
-        threshold = torch.quantile(sure, self.config.drop_share, dim=1, keepdim=True)
-        return free & (sure >= threshold)
+        if people is None:
+            return free
+        return free & ~(F.max_pool2d(people.float(), self.config.stride) > 0).flatten(1)
+
+
+def _mean_color(colors: Tensor, chosen: Tensor) -> Tensor:
+    """Mean [B, 3] of colours [B, M, 3] where `chosen` [B, M]; grey where nothing is."""
+    total = (colors * chosen[..., None]).sum(1) + 0.5e-3
+    return total / (chosen.sum(1, keepdim=True) + 1e-3)
 
 
 def grow(people: Tensor, pixels: int) -> Tensor:
