@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from itertools import islice
 from typing import Any
 
@@ -14,9 +13,8 @@ from torch import Tensor
 from distill.body import BodyModel, load_body_model
 from distill.geometry.transforms import from_quat_trans, transform_points
 from distill.metrics import DegenerateError, w_mpjpe, wa_mpjpe
-from distill.models.backbones import Tokens
-from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
+from distill.on_device import OnDevice
 from distill.shards.reader import ShardReader
 from distill.shards.schema import Sample
 from distill.stream import Stream
@@ -24,43 +22,11 @@ from distill.stream import Stream
 METRICS = ("w_mpjpe_mm", "wa_mpjpe_mm")
 
 
-class OnDevice:
-    """A student on its device for a `Stream` on the CPU: inputs are moved there, answers back."""
-
-    def __init__(self, student: Student, device: torch.device) -> None:
-        self.student, self.device = student, device
-
-    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """See `Student.network_size`."""
-        return self.student.network_size(size)
-
-    @property
-    def look_width(self) -> int:
-        """See `Student.look_width`."""
-        return self.student.look_width
-
-    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
-        """See `Student.look`."""
-        return self.student.look(images, boxes.to(self.device)).cpu()
-
-    def encode(self, images: Tensor) -> Tokens:
-        """See `Student.encode`; the features stay on the device."""
-        return self.student.encode(images.to(self.device))
-
-    def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
-        """See `Student.pair`."""
-        found = self.student.pair(a, b, people.to(self.device))
-        values = {field.name: getattr(found, field.name) for field in fields(found)}
-        return PairPrediction(**{k: v.cpu() if isinstance(v, Tensor) else v for k, v in values.items()})
-
-
-def world_errors(
-    student: Student, urls: list[str], *, samples: int, rank: int, world: int, device: torch.device
-) -> Tensor:
+def world_errors(student: Student, urls: list[str], *, samples: int, rank: int, world: int) -> Tensor:
     """Stream this process's share of the first `samples` samples; boxes and lens are the labels'.
 
     Args:
-        student: in eval mode, on `device`.
+        student: in eval mode, on its device.
         urls: shards of held-out samples.
         rank, world: this process takes every `world`-th sample.
 
@@ -71,7 +37,7 @@ def world_errors(
     reader = ShardReader(urls, seed=0, rank=0, world=1, shuffle=False)
     total = torch.zeros(3, dtype=torch.float64)
     for sample in islice(iter(reader), rank, samples, world):
-        for truth, found in stream_sample(OnDevice(student, device), sample, body):
+        for truth, found in stream_sample(OnDevice(student), sample, body):
             try:
                 errors = [metric(truth, found) for metric in (w_mpjpe, wa_mpjpe)]
             except DegenerateError:  # too few frames, or nobody moves: nothing to align

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -36,9 +36,8 @@ from distill.geometry.cameras import make_intrinsics, resize_intrinsics
 from distill.geometry.rotations import average_rotations
 from distill.geometry.transforms import make_transform, transform_points
 from distill.models.backbones import Tokens
-from distill.models.detection_head import best_candidates
+from distill.models.detection_head import Candidates, best_candidates
 from distill.models.prediction import PairPrediction, Prompts
-from distill.models.student import Student
 from distill.odometry import CornerOdometry, Measured, OdometryConfig
 from distill.people.token_tracker import TokenTracker, TokenTrackerConfig
 
@@ -69,6 +68,32 @@ class Network(Protocol):
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
         """People and motion of pairs."""
+        ...
+
+
+@runtime_checkable
+class Finder(Network, Protocol):
+    """What a network offers beyond `Network` if it finds people and sees points itself: `Student`, `OnDevice`."""
+
+    @property
+    def has_points(self) -> bool:
+        """Whether there are points."""
+        ...
+
+    def detect(self, tokens: Tokens) -> Candidates:
+        """Candidate people of frames."""
+        ...
+
+    def identify(self, tokens: Tokens, boxes: Tensor) -> Tensor:
+        """Who is in boxes."""
+        ...
+
+    def points(self, a: Tokens, b: Tokens) -> tuple[Tensor, Tensor]:
+        """Points of frames a and their confidence."""
+        ...
+
+    def pair(self, a: Tokens, b: Tokens, people: Prompts, *, points: bool = False) -> PairPrediction:
+        """People and motion of pairs, with points if wanted."""
         ...
 
 
@@ -168,6 +193,22 @@ class FrameResult:
     people: list[PersonResult]
 
 
+@dataclass(kw_only=True)
+class Seen:
+    """The frame just given, as heads beside the stream look at it (`gaussian_stream`)."""
+
+    tokens: Tokens
+    """Of this one frame, with its image."""
+    other: Tokens
+    """Of the oldest frame that is kept."""
+    K: Tensor
+    """[3, 3] in pixels of the network's image."""
+    boxes: dict[int, Tensor]
+    """Person's id -> [4] in pixels of the network's image."""
+    log_scale: float
+    """Log of the network's metres per unit of the backbone's points, averaged over time."""
+
+
 @dataclass
 class _Kept:
     tokens: Tokens
@@ -237,7 +278,7 @@ class Stream:
 
     def _make_odometry(self) -> CornerOdometry | None:
         """None where it is not wanted or cannot be."""
-        possible = isinstance(self.network, Student) and self.network.has_points and find_spec("cv2") is not None
+        possible = isinstance(self.network, Finder) and self.network.has_points and find_spec("cv2") is not None
         if self.config.corners == "off" or not possible:
             return None
         return CornerOdometry(self.K.numpy(), self.config.odometry)
@@ -287,7 +328,7 @@ class Stream:
 
     def _find(self, tokens: Tokens) -> dict[int, Tensor]:
         """People whom the student finds in its tokens: id -> box [4] in pixels of the network."""
-        if not isinstance(self.network, Student):
+        if not isinstance(self.network, Finder):
             raise FootfallError(
                 "stream", got="no boxes of people", expected="boxes: these graphs find nobody themselves",
                 do="give boxes, or take the checkpoint instead of its exported graphs",
@@ -322,7 +363,7 @@ class Stream:
 
     def _take_keyframe(self, now: _Kept, other: _Kept) -> None:
         """Give the odometry the points of the background of the frame just given."""
-        assert isinstance(self.network, Student) and self._odometry is not None
+        assert isinstance(self.network, Finder) and self._odometry is not None
         points = self.network.points(now.tokens, other.tokens)[0][0]
         usable = (points[..., 2] > 0.1) & (points[..., 2] < FARTHEST)
         for box in now.boxes.values():
@@ -446,13 +487,22 @@ class Stream:
         for person in [k for k, seen in self._last_seen.items() if self._index - seen > after]:
             del self._last_seen[person], self._betas[person]
 
+    def seen(self, image: Array) -> Seen:
+        """What is known of the frame just given, besides its result; `image` as given to `step`."""
+        now = self._past[-1]
+        images = self._prepare(image).to(now.tokens.features.device)
+        return Seen(
+            tokens=replace(now.tokens, images=images), other=self._past[0].tokens, K=self._network_K, boxes=now.boxes,
+            log_scale=self._log_scale or 0.0,
+        )  # fmt: skip
+
     @torch.inference_mode()
     def scene(self, image: Array, result: FrameResult, *, min_confidence: float = 1.5) -> tuple[Array, Array]:
         """Points of the background of the frame just given: [N, 3] metres in the world, [N, 3] uint8.
 
         Empty if the network has no points (exported graphs, feature-only backbones).
         """
-        if not isinstance(self.network, Student) or not self.network.backbone.module.has_points:
+        if not isinstance(self.network, Finder) or not self.network.has_points:
             return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
         now = self._past[-1]
         nobody = Prompts(

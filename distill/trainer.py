@@ -253,7 +253,7 @@ class Trainer:
         device = self.accelerator.device
         student = self._averaged_student().to(device).eval()
         sums = world_errors(
-            student, self.held_out.reader.urls, samples=self.config.evaluate_clips, device=device,
+            student, self.held_out.reader.urls, samples=self.config.evaluate_clips,
             rank=self.accelerator.process_index, world=self.accelerator.num_processes,
         )  # fmt: skip
         *errors, frames = self.accelerator.reduce(sums.float().to(device), "sum").tolist()

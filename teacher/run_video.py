@@ -17,12 +17,15 @@ from distill.body import BodyModel, load_body_model
 from distill.errors import FootfallError
 from distill.export import load_exported
 from distill.files import write_json
+from distill.gaussian_stream import GaussianStream, GaussianStreamConfig, student_of
+from distill.gaussian_views import write_gaussian_results
 from distill.models.student import Student
+from distill.on_device import place_student
 from distill.people.tracker import PeopleTracker, TrackerConfig
 from distill.provenance import code_commit
 from distill.recorder import Recorder
 from distill.results import save_result
-from distill.stream import FrameResult, Network, Stream, StreamConfig
+from distill.stream import Finder, FrameResult, Network, Stream, StreamConfig
 from distill.video import Decoder
 from teacher.progress import Progress
 
@@ -38,9 +41,12 @@ class RunConfig:
     people: Literal["tokens", "landmarks"] = "tokens"
     """Who finds and follows people: the student in its own tokens, or the landmark tracker (extra `people`), which
     exported graphs always take."""
+    device: str = "auto"
+    """Where the network runs: "cpu", "cuda", "cuda:1"; "auto" takes a CUDA device if there is one."""
     scene_every: int = 15
     """Frames between those whose points join the scene."""
     stream: StreamConfig = field(default_factory=StreamConfig)
+    gaussians: GaussianStreamConfig = field(default_factory=GaussianStreamConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self) -> None:
@@ -48,7 +54,7 @@ class RunConfig:
             raise ValueError("run: long_side >= 64, image_fps > 0 and scene_every >= 1 are expected")
 
 
-def load_network(checkpoint: str) -> tuple[Network, str]:
+def load_network(checkpoint: str, device: str = "auto") -> tuple[Network, str]:
     """A student or exported graphs, and the name of its body model.
 
     Raises:
@@ -59,11 +65,13 @@ def load_network(checkpoint: str) -> tuple[Network, str]:
         exported = load_exported(folder)
         return exported, exported.body_model
     student = Student.from_pretrained(checkpoint)
-    return student, student.config.body_model
+    return place_student(student, None if device == "auto" else device), student.config.body_model
 
 
 def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dict[str, Any]:
     """Stream a video; write `cameras.npz`, `motion.npz`, `scene.ply`, `meta.json` and `latency.json` to `out`.
+
+    A checkpoint with a Gaussian head adds `gaussians.ply`, `avatars/` and `views/`; `meta.json` says if it has none.
 
     Returns:
         Frames, people and frames per second.
@@ -71,13 +79,14 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
     Raises:
         FootfallError: video or checkpoint cannot be read; nothing is written then.
     """
-    network, body_name = load_network(checkpoint)
+    network, body_name = load_network(checkpoint, config.device)
     decoder = Decoder(video, fps=config.image_fps if video.is_dir() else None)
     body = load_body_model(body_name)
-    use_tokens = config.people == "tokens" and isinstance(network, Student)
+    use_tokens = config.people == "tokens" and isinstance(network, Finder)
     tracker = None if use_tokens else PeopleTracker(config.tracker)
     stream: Stream | None = None
     recorder: Recorder | None = None
+    gaussians: GaussianStream | None = None
     progress = Progress(1, title="run")
     parts: dict[str, list[float]] = {"people": []}
     start = time.perf_counter()
@@ -93,14 +102,19 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
             K = settings.intrinsics((frame.shape[1], frame.shape[0])) * torch.tensor([[scale], [scale], [1.0]])
             stream = Stream(network, size, settings, K=K, K_known=settings.focal_px > 0, body=body)
             recorder = Recorder(stream.K.numpy(), size, body_name, scale_seconds=settings.fuser.scale_seconds)
+            gaussians = start_gaussians(stream, config.gaussians, body)
         boxes = None
         if tracker is not None:
             began = time.perf_counter()
             boxes = {p.id: p.pose.box_xyxy for p in tracker.step(image)}
             parts["people"].append(time.perf_counter() - began)
         result = stream.step(image, float(decoder.timestamps[index]), boxes)
+        if gaussians is not None:
+            gaussians.look(image, result)
         for ready in stream.settled() if config.stream.settle else [result]:
             recorder.add(ready, _statures(ready, body))
+            if gaussians is not None:
+                gaussians.settle(ready)
         if index % config.scene_every == 0:
             recorder.cloud.add(*stream.scene(image, result))
         progress.update(video.name, (index + 1) / len(decoder), f"frame {index + 1} of {len(decoder)}")
@@ -108,15 +122,29 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
         raise FootfallError(f"video {video}", got="no readable frame", expected="a video", do="check that it plays")
     for ready in stream.finish() if config.stream.settle else []:
         recorder.add(ready, _statures(ready, body))
+        if gaussians is not None:
+            gaussians.settle(ready)
     seconds = time.perf_counter() - start
     whole = recorder.result()
     whole.meta |= {"made_by": "footfall run", "checkpoint": checkpoint, "commit": code_commit()}
+    whole.meta["gaussians"] = "the checkpoint has no Gaussian head" if config.gaussians.use == "auto" else "off"
+    if gaussians is not None:
+        turn = torch.tensor(whole.meta.get("world_from_first_camera", np.eye(4).tolist()))
+        whole.meta["gaussians"] = write_gaussian_results(out, gaussians, turn)
+        parts |= {f"gaussians_{name}": list(spent) for name, spent in gaussians.times.items()}
     save_result(out, whole)
     frames = len(whole.cameras.timestamps)
     times = stream.latency() | {name: percentiles(part) for name, part in parts.items() if part}
     machine = {"hardware": _hardware(), "torch": torch.__version__, "commit": code_commit()}
     write_json(out / "latency.json", {**times, "frames_per_s": frames / seconds, "frames": frames, **machine})
     return {"frames": frames, "people": len(whole.motion.ids), "frames_per_s": frames / seconds}
+
+
+def start_gaussians(stream: Stream, config: GaussianStreamConfig, body: BodyModel) -> GaussianStream | None:
+    """Gaussians beside a stream; None where they are not wanted or its network has no head for them."""
+    student = student_of(stream.network)
+    has_head = student is not None and student.gaussians is not None
+    return GaussianStream(stream, config, body) if has_head and config.use == "auto" else None
 
 
 def _statures(frame: FrameResult, body: BodyModel) -> dict[int, float]:

@@ -155,7 +155,7 @@ def test_world_errors_are_divided_between_processes_and_lost_by_none(labels: Pat
     urls = find_shards(str(labels)).urls
 
     def sums(rank: int, world: int) -> torch.Tensor:
-        return world_errors(student, urls, samples=2, rank=rank, world=world, device=torch.device("cpu"))
+        return world_errors(student, urls, samples=2, rank=rank, world=world)
 
     whole = sums(0, 1)
     assert whole[2] == 2 * 2 * 12  # samples, people, frames
