@@ -26,6 +26,7 @@ def write_blender(source: Source, folder: Path) -> dict[str, Any]:
     clip = {
         "fps": source.fps,
         "last_frame": round(float(source.times[-1]) * source.fps),
+        "last_key": last_key(source) * source.fps,
         "size": list(cameras.size),
         "K": cameras.K.astype(float).tolist(),
         "point_radius": POINT_RADIUS,
@@ -33,3 +34,11 @@ def write_blender(source: Source, folder: Path) -> dict[str, Any]:
     template = resources.files("distill.convert").joinpath("blender_script.txt").read_text(encoding="utf-8")
     (folder / "blender.py").write_text(template.replace("@CLIP@", json.dumps(clip)), encoding="utf-8")
     return {"opens": FILE, "fps": source.fps}
+
+
+def last_key(source: Source) -> float:
+    """Seconds of the last key in the GLB; 0 if nothing moves."""
+    if source.has_camera:
+        return float(source.times[-1])
+    ends = [max(track.times[-1], track.switches(source.times)[0][-1]) for track in source.tracks]
+    return float(max(ends, default=0.0))

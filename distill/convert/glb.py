@@ -2,8 +2,7 @@
 
 glTF's axes: y up, metres, seconds; a camera looks along -z with y up. Everything is turned on the way in, no node
 corrects it afterwards. Keys are at the result's own times, however they are spaced. An absent person shrinks to a
-point: the pelvis has a scale of 0 from the first frame without them (steps, not slopes), which every reader of glTF
-animates.
+point: the scale of the pelvis steps to 0 half-way between two frames, which every reader of glTF animates.
 """
 
 from __future__ import annotations
@@ -81,12 +80,10 @@ def _add_person(glb: Glb, source: Source, track: Track, number: int) -> list[Cha
         (joints[joint], "rotation", keys, quat_xyzw(track.body_rot[:, joint - 1]), "LINEAR")
         for joint in range(1, len(joints))
     ]
-    seen = track.present_at(source.times)
-    if not seen.all():
-        steps = np.flatnonzero(np.concatenate(([True], seen[1:] != seen[:-1])))
-        scale = np.repeat(seen[steps].astype(np.float32)[:, None], 3, axis=1)
-        when = glb.accessor(source.times[steps].astype(np.float32), bounds=True)
-        moves.append((joints[0], "scale", when, scale, "STEP"))
+    when, visible = track.switches(source.times)
+    if not visible.all():
+        scale = np.repeat(visible.astype(np.float32)[:, None], 3, axis=1)
+        moves.append((joints[0], "scale", glb.accessor(when.astype(np.float32), bounds=True), scale, "STEP"))
     return moves
 
 

@@ -14,11 +14,11 @@ from distill.convert.blender import write_blender
 from distill.convert.bvh import write_bvh
 from distill.convert.colmap import write_colmap
 from distill.convert.config import ConvertConfig
-from distill.convert.gaussians import write_gaussians
 from distill.convert.glb import write_glb
 from distill.convert.joints_csv import write_csv
 from distill.convert.rig import corrective_error
 from distill.convert.source import Source
+from distill.convert.splats import write_3dgs
 from distill.convert.tum import write_tum
 from distill.convert.usd import write_usd
 from distill.errors import FootfallError
@@ -76,7 +76,7 @@ FORMATS: Final[dict[str, Format]] = {
         lost="joints, shape, intrinsics, scene, contacts, frames that were not measured",
     ),
     "3dgs": Format(
-        write=write_gaussians,
+        write=write_3dgs,
         convention="axes of the result's world, metres, as in the colmap export",
         lost="people, camera, points without Gaussians",
     ),

@@ -61,6 +61,16 @@ class Track:
             inside |= (times >= begin) & (times < end)
         return inside
 
+    def switches(self, times: Array) -> tuple[Array, Array]:
+        """When a clip with frames at `times` shows and hides them: seconds [M] and visible from there on, bool [M].
+
+        Half-way between frames, so that rounding of times moves no frame to the other side.
+        """
+        seen = self.present_at(times)
+        changes = np.flatnonzero(seen[1:] != seen[:-1]) + 1
+        middle = (times[changes] + times[changes - 1]) / 2
+        return np.concatenate((times[:1], middle)), np.concatenate((seen[:1], seen[changes]))
+
     def at(self, times: Array) -> Poses:
         """Poses at `times` [N]: exact at keys, in between on the geodesic, before and after the nearest key."""
         after = np.searchsorted(self.times, times).clip(0, len(self.times) - 1)

@@ -121,11 +121,9 @@ def write_person(stage: Any, source: Source, track: Track, number: int, target_f
     UsdSkel.BindingAPI.Apply(skeleton.GetPrim()).CreateAnimationSourceRel().SetTargets([animation.GetPath()])
     _write_mesh(stage, rig, path, number)
     _write_keys(animation, source, track, rig, target_from_world)
-    seen, token = track.present_at(source.times), {True: UsdGeom.Tokens.inherited, False: UsdGeom.Tokens.invisible}
-    if not seen.all():
-        visibility = root.CreateVisibilityAttr()
-        for frame in np.flatnonzero(np.concatenate(([True], seen[1:] != seen[:-1]))):
-            visibility.Set(token[bool(seen[frame])], float(source.times[frame]) * source.fps)
+    visibility = root.CreateVisibilityAttr()
+    for seconds, visible in zip(*track.switches(source.times), strict=True):
+        visibility.Set(UsdGeom.Tokens.inherited if visible else UsdGeom.Tokens.invisible, float(seconds) * source.fps)
 
 
 def _write_mesh(stage: Any, rig: Rig, path: str, number: int) -> None:
