@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,8 +18,10 @@ from distill.models.sampling import in_image
 
 DEPTH_SLACK: Final = 0.05
 """Metres behind the foremost vertex of its cell at which a vertex still counts as seen."""
-CELLS_ACROSS: Final = 112
-"""Columns of the body's depth buffer: cells of two pixels at 224, which a body of 10,000 vertices fills."""
+SPACINGS: Final = 2.0
+"""Width of a cell of the depth buffer in spacings of the largest body's vertices: no cell in front stays empty."""
+FILLED: Final = 0.35
+"""Share of its box in the picture that a body covers, about; and it shows half of its vertices."""
 NEAREST: Final = 0.1
 """Metres from the camera below which nothing is seen."""
 
@@ -56,8 +59,8 @@ def see_anchors(
         Pixels [P, A, 2], and [P, A] the squared cosine of normal and view, 0 where hidden.
     """
     pixels = project(vertices, K)
-    cell = size[0] / CELLS_ACROSS
-    columns, rows = CELLS_ACROSS, -int(-size[1] // cell)
+    cell = _cell_size(pixels, size)
+    columns, rows = math.ceil(size[0] / cell), math.ceil(size[1] / cell)
     at = (pixels / cell).floor().long()
     inside = (at >= 0).all(-1) & (at[..., 0] < columns) & (at[..., 1] < rows) & (vertices[..., 2] > NEAREST)
     where = torch.where(inside, at[..., 1] * columns + at[..., 0], columns * rows)
@@ -68,6 +71,13 @@ def see_anchors(
     normals = torch.stack([vertex_normals(person, faces) for person in vertices])[:, anchors]
     cosine = -(normals * F.normalize(vertices[:, anchors], dim=-1)).sum(-1)
     return pixels[:, anchors], torch.where(seen, cosine.clamp(min=0).square(), 0.0)
+
+
+def _cell_size(pixels: Tensor, size: tuple[int, int]) -> float:
+    """Pixels across a cell of the depth buffer for bodies with vertices at pixels [P, V, 2]: 1 to an eighth of both."""
+    extent = (pixels.amax(1) - pixels.amin(1)).prod(-1).amax()
+    spacing = (FILLED * extent / (0.5 * pixels.shape[1])).sqrt()
+    return float((SPACINGS * spacing).clamp(1, max(size) / 8))
 
 
 def look_at_anchors(
