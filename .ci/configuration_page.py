@@ -28,6 +28,7 @@ SCHEMAS: Final = {
     "footfall bench teacher": "teacher.benchmark.speed:BenchConfig",
     "footfall bench student": "teacher.benchmark.student_speed:Bench",
     "footfall bench data": "teacher.benchmark.data_speed:Bench",
+    "footfall bench render": "teacher.benchmark.render_speed:Bench",
     "footfall export": "distill.export:ExportConfig",
     "footfall convert": "distill.convert:ConvertConfig",
     "footfall push": "distill.hub_push:PushConfig",

@@ -11,6 +11,7 @@ BENCHES: Final = {
     "teacher": ("teacher.benchmark.speed", "the joint optimisation, against Adam and length"),
     "data": ("teacher.benchmark.data_speed", "windows read per second, against what training uses"),
     "student": ("teacher.benchmark.student_speed", "frames per second by backbone, resolution and device"),
+    "render": ("teacher.benchmark.render_speed", "milliseconds of rendering by backend, Gaussians and resolution"),
 }
 """Name -> module with a config `Bench`, `run_bench(config)` -> row and `bench_lines(row)`; and what it measures."""
 
