@@ -40,7 +40,7 @@ def draw_reference(
     depths = splats.depths[:, None]
     drawn = torch.cat((features.index_select(0, splats.gaussian), depths, torch.ones_like(depths)), -1)
     tiles = Composite.apply(splats.means, splats.conics, splats.opacities, drawn, lists, work)
-    pictures = tiles.view(*lists.tiles, drawn.shape[1], TILE, TILE).permute(0, 1, 4, 2, 5, 3)  # C, rows, y, columns, x, D
-    pictures = pictures.flatten(3, 4).flatten(1, 2)[:, : size[1], : size[0]]
+    pictures = tiles.view(*lists.tiles, drawn.shape[1], TILE, TILE)  # cameras, rows, columns, D, y, x
+    pictures = pictures.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2)[:, : size[1], : size[0]]
     alpha = pictures[..., -1]
     return pictures[..., :-2], pictures[..., -2] / alpha.clamp(min=1e-10), alpha
