@@ -7,6 +7,7 @@ Nothing is guessed: what was not recorded is None, and the card says so.
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
 import json
 import os
@@ -119,15 +120,16 @@ def make_record(
 
 
 def beside(shards: str) -> list[Path]:
-    """The manifest that lies beside local shards (a folder of labels or of shards, a file, a glob), if there is one."""
+    """The manifests that lie beside local shards: a folder of labels or of shards, a file, or a glob, also of several
+    folders. None unless every folder has one, since part of a licence chain is none."""
     if not shards or "://" in shards:
         return []
     path = Path(shards)
     if (path / "shards").is_dir():  # a labelling folder; else a folder of shards, or a file or glob in one
         path = path / "shards"
-    folder = path if path.is_dir() else path.parent
-    manifest = folder.parent / "manifest.json"
-    return [manifest] if folder.is_dir() and manifest.is_file() else []
+    folders = [path] if path.is_dir() else [Path(name) for name in sorted(glob.glob(str(path.parent)))]  # noqa: PTH207 (absolute)
+    manifests = [folder.parent / "manifest.json" for folder in folders if folder.is_dir()]
+    return manifests if all(manifest.is_file() for manifest in manifests) else []
 
 
 def data_facts(manifests: Iterable[Path]) -> dict[str, Any] | None:

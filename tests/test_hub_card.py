@@ -206,6 +206,13 @@ def test_manifest_is_found_beside_all_local_forms(tmp_path: Path) -> None:
     write_json(tmp_path / "manifest.json", {})
     for spec in (tmp_path, tmp_path / "shards", tmp_path / "shards" / "000000.tar", tmp_path / "shards" / "*.tar"):
         assert beside(str(spec)) == [tmp_path / "manifest.json"]
+    for name in ("w1", "w2"):
+        (tmp_path / name / "shards").mkdir(parents=True)
+    write_json(tmp_path / "w1" / "manifest.json", {})
+    several = str(tmp_path / "w?" / "shards" / "*.tar")
+    assert beside(several) == []  # part of a chain is none
+    write_json(tmp_path / "w2" / "manifest.json", {})
+    assert beside(several) == [tmp_path / name / "manifest.json" for name in ("w1", "w2")]
     assert beside("") == beside("https://h.org/0.tar") == beside(str(tmp_path / "none" / "x")) == []
 
 
