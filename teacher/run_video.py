@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from distill.body import BodyModel, load_body_model
-from distill.errors import FootfallError
+from distill.errors import FootfallError, is_installed
 from distill.export import load_exported
 from distill.files import write_json
 from distill.gaussian_stream import GaussianStream, GaussianStreamConfig, student_of
@@ -38,9 +38,9 @@ class RunConfig:
     """Frames are reduced to this longer side, pixels, before people are looked for."""
     image_fps: float = 30.0
     """Frame rate of a folder of images."""
-    people: Literal["tokens", "landmarks"] = "tokens"
+    people: Literal["auto", "tokens", "landmarks"] = "auto"
     """Who finds and follows people: the student in its own tokens, or the landmark tracker (extra `people`), which
-    exported graphs always take."""
+    exported graphs always take. "auto" takes the tracker where it is installed: it has seen real people."""
     device: str = "auto"
     """Where the network runs: "cpu", "cuda", "cuda:1"; "auto" takes a CUDA device if there is one."""
     scene_every: int = 15
@@ -82,7 +82,8 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
     network, body_name = load_network(checkpoint, config.device)
     decoder = Decoder(video, fps=config.image_fps if video.is_dir() else None)
     body = load_body_model(body_name)
-    use_tokens = config.people == "tokens" and isinstance(network, Finder)
+    wanted = config.people if config.people != "auto" else "landmarks" if _has_tracker() else "tokens"
+    use_tokens = wanted == "tokens" and isinstance(network, Finder)
     tracker = None if use_tokens else PeopleTracker(config.tracker)
     stream: Stream | None = None
     recorder: Recorder | None = None
@@ -126,7 +127,8 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
             gaussians.settle(ready)
     seconds = time.perf_counter() - start
     whole = recorder.result()
-    whole.meta |= {"made_by": "footfall run", "checkpoint": checkpoint, "commit": code_commit()}
+    finder = "tokens" if use_tokens else "landmarks"
+    whole.meta |= {"made_by": "footfall run", "checkpoint": checkpoint, "people": finder, "commit": code_commit()}
     whole.meta["gaussians"] = "the checkpoint has no Gaussian head" if config.gaussians.use == "auto" else "off"
     if gaussians is not None:
         turn = torch.tensor(whole.meta.get("world_from_first_camera", np.eye(4).tolist()))
@@ -145,6 +147,10 @@ def start_gaussians(stream: Stream, config: GaussianStreamConfig, body: BodyMode
     student = student_of(stream.network)
     has_head = student is not None and student.gaussians is not None
     return GaussianStream(stream, config, body) if has_head and config.use == "auto" else None
+
+
+def _has_tracker() -> bool:
+    return is_installed("cv2") and is_installed("ai_edge_litert")
 
 
 def _statures(frame: FrameResult, body: BodyModel) -> dict[int, float]:
