@@ -148,7 +148,8 @@ def check_projection(joints_cam: Array, arrays: Mapping[str, Array], diagonal: f
     median = float(np.median(np.linalg.norm(error[good], axis=-1))) if good.any() else 0.0
     if not median <= WORST * diagonal:
         raise FootfallError(
-            where, got=f"joints {median:.1f} px (median) from the file's kp2d", expected=f"at most {WORST * diagonal:.1f} px",
+            where, got=f"joints {median:.1f} px (median) from the file's kp2d",
+            expected=f"at most {WORST * diagonal:.1f} px",
             do="check that --smpl holds the files of this gender; if it does, EMDB's conventions have changed",
         )  # fmt: skip
 
