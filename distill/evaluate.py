@@ -21,6 +21,7 @@ from typing import Any, Final, get_args
 import numpy as np
 
 from distill.errors import FootfallError
+from distill.evaluate_images import ImagesConfig
 from distill.files import write_json, write_text
 from distill.metrics.clip_scores import ClipScores, score_clip
 from distill.metrics.inputs import Protocol
@@ -46,6 +47,8 @@ class EvaluateConfig:
     """Frames that share one alignment in W- and WA-MPJPE."""
     contact_threshold: float = 0.5
     """Probability from which a contact site counts as touching."""
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    """Rendered frames against real ones: predictions that are folders of pictures, or `images.render=true`."""
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(Protocol):
@@ -89,6 +92,7 @@ def evaluate(
         FootfallError: nothing to evaluate, or a folder that is damaged or of another kind.
     """
     settings = config or EvaluateConfig()
+    motion_settings = {name: value for name, value in asdict(settings).items() if name != "images"}
     truths = find_truths(Path(data))
     found = find_predictions(Path(predictions), list(truths))
     totals, clips = _Totals(), []
@@ -109,7 +113,7 @@ def evaluate(
     return {
         "format": REPORT_FORMAT,
         "provenance": dict(provenance or {}),
-        "protocol": {**asdict(settings), "definitions": "docs/metrics.md", "joints": "24 of SMPL, kinematic chain",
+        "protocol": {**motion_settings, "definitions": "docs/metrics.md", "joints": "24 of SMPL, kinematic chain",
                      "root": "joint 0", "averages": "people: over frames; cameras: over clips"},
         "predictions": str(predictions),
         "data": str(data),

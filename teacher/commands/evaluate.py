@@ -1,5 +1,7 @@
 """`footfall evaluate CHECKPOINT_OR_LABELS --data D --out report.json [key=value ...]`: score against truth.
 
+`footfall evaluate RENDERS --data CLIPS --out report.json [images.KEY=value ...]`: rendered frames against real ones.
+
 `footfall evaluate --ablation --data COLLECTION --out table.json [key=value ...]`: the teacher's own tables.
 """
 
@@ -7,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill.evaluate_images import ImagesConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `footfall evaluate`."""
     parser.add_argument(
         "predictions", metavar="CHECKPOINT_OR_LABELS", nargs="?",
-        help="folder of footfall label or run, a folder of results, a single result, or a checkpoint",
+        help="folder of footfall label or run, a folder of results, a single result, a checkpoint, or rendered frames",
     )  # fmt: skip
     parser.add_argument(
         "--ablation", action="store_true",
@@ -33,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from distill.config import load_config
     from distill.errors import FootfallError
     from distill.evaluate import EvaluateConfig, evaluate, markdown_table, write_report
+    from distill.renders import find_renders
 
     if args.out.suffix != ".json":
         raise FootfallError(f"--out {args.out}", got="another ending", expected="a .json file", do="name it so")
@@ -46,14 +52,49 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(EvaluateConfig, None, args.overrides)
     predictions = Path(args.predictions)
     provenance = _provenance(args.predictions)
+    if not _is_checkpoint(args.predictions) and find_renders(predictions, []):
+        return _pictures(args, config.images, provenance)
     if _is_checkpoint(args.predictions):
         provenance |= _weights(args.predictions)
         predictions = _stream_all(args.predictions, args.data, args.out.with_suffix(""))
     report = evaluate(predictions, args.data, config, provenance=provenance)
     markdown = write_report(args.out, report)
     print(markdown_table(report))
+    if config.images.render:
+        _draw(args, predictions, config.images, provenance)
     print(f"written to {args.out} and {markdown}")
     return 0
+
+
+def _pictures(args: argparse.Namespace, config: ImagesConfig, provenance: dict[str, Any]) -> int:
+    """Score folders of rendered frames, write the report, print the table."""
+    from distill.evaluate_images import evaluate_renders
+
+    _write_images(args.out, evaluate_renders(Path(args.predictions), args.data, config, provenance=provenance))
+    return 0
+
+
+def _draw(args: argparse.Namespace, predictions: Path, config: ImagesConfig, provenance: dict[str, Any]) -> None:
+    """Draw the Gaussians of the results beside the report, and score the pictures in a report of their own."""
+    from distill.evaluate import find_predictions
+    from distill.evaluate_images import draw_and_evaluate
+    from distill.image_targets import find_image_targets
+
+    data = args.data.parent if args.data.is_file() else args.data
+    results = find_predictions(predictions, list(find_image_targets(data)))
+    folder = args.out.with_name(f"{args.out.stem}-renders")
+    report = draw_and_evaluate(results, data, config, folder, provenance=provenance)
+    _write_images(args.out.with_name(f"{args.out.stem}-images.json"), report)
+
+
+def _write_images(path: Path, report: dict[str, Any]) -> None:
+    from distill.evaluate_images import images_table
+    from distill.files import write_json, write_text
+
+    write_text(path.with_suffix(".md"), images_table(report))
+    write_json(path, report)
+    print(images_table(report))
+    print(f"written to {path} and {path.with_suffix('.md')}")
 
 
 def _ablation(args: argparse.Namespace) -> int:
