@@ -41,7 +41,7 @@ from distill.models.held import Held
 from distill.models.precision import full_precision
 from distill.models.prediction import Prompts
 from distill.models.student import Student
-from distill.render import Gaussians, render
+from distill.render import Gaussians, Rendering, render
 
 PERSON_EDGE: Final = 3
 """Pixels around people that become no Gaussians of the scene either: edges of masks are not exact."""
@@ -168,21 +168,7 @@ class GaussianTask(nn.Module):
         scenes: dict[int, tuple[PixelGaussians, Tensor]], row: int, target: int,
     ) -> dict[str, Term]:  # fmt: skip
         """All terms of one window."""
-        world_from_cam = batch["world_from_cam"][row]
-        parts = []
-        for view, (cells, metres) in scenes.items():
-            gaussians, _ = cells.of(row, metres[row])
-            parts.append(gaussians.moved(world_from_cam[view]))
-        scene = Gaussians.cat(parts)
-        avatars = self._avatars(batch, frames, list(scenes), row, target)
-        body = self.body.module
-        people = {
-            person: avatar.posed(
-                body, batch["body_rot"][row, person, target],
-                world_from_cam[target] @ batch["cam_from_body"][row, person, target],
-            )
-            for person, avatar in avatars.items()
-        }  # fmt: skip
+        scene, people, avatars = self._gaussians(batch, frames, scenes, row, target)
         boxes = batch["boxes"][row, sorted(people), target]
         random = self.training
         crop = choose_crop(images.shape[-2:], self.config.crop, boxes, random=random)
@@ -195,6 +181,39 @@ class GaussianTask(nn.Module):
             terms |= self._person_alone(batch, images, people[alone], alone, near, row, target)
             terms |= self._shape_terms(batch, avatars, row)
         return terms
+
+    @torch.no_grad()
+    def draw(self, batch: dict[str, Any], sources: tuple[int, int], target: int) -> list[Rendering]:
+        """Whole pictures of the target frame of all windows, from two sources; the backdrop is the first source's."""
+        images = as_floats(batch["images"])
+        frames = {view: self.student.encode(images[:, view]) for view in sources}
+        scenes = {view: self._scene(batch, frames, view, sources[1 - number]) for number, view in enumerate(sources)}
+        size = (images.shape[-1], images.shape[-2])
+        pictures = []
+        for row in range(len(images)):
+            scene, people, _ = self._gaussians(batch, frames, scenes, row, target)
+            every = Gaussians.cat([scene, *people.values()])
+            person = (torch.arange(len(every), device=images.device) >= len(scene)).to(every.opacities)
+            pictures.append(render(
+                every, invert(batch["world_from_cam"][row, target])[None], batch["K"][row, target][None], size,
+                person=person, background=scenes[sources[0]][0].backdrop[row],
+            ))  # fmt: skip
+        return pictures
+
+    def _gaussians(
+        self, batch: dict[str, Any], frames: dict[int, Tokens], scenes: dict[int, tuple[PixelGaussians, Tensor]],
+        row: int, target: int,
+    ) -> tuple[Gaussians, dict[int, Gaussians], dict[int, Avatar]]:  # fmt: skip
+        """Scene and people of one window in the world, as they are in the target frame; and people in the rest pose."""
+        world_from_cam = batch["world_from_cam"][row]
+        parts = [cells.of(row, metres[row])[0].moved(world_from_cam[view]) for view, (cells, metres) in scenes.items()]
+        avatars = self._avatars(batch, frames, list(scenes), row, target)
+        world_from_body = world_from_cam[target] @ batch["cam_from_body"][row, :, target]
+        people = {
+            person: avatar.posed(self.body.module, batch["body_rot"][row, person, target], world_from_body[person])
+            for person, avatar in avatars.items()
+        }
+        return Gaussians.cat(parts), people, avatars
 
     def _avatars(
         self, batch: dict[str, Any], frames: dict[int, Tokens], sources: list[int], row: int, target: int

@@ -57,6 +57,13 @@ class GaussianTrainer(Trainer):
     def _make_task(self) -> nn.Module:
         return GaussianTask(self.student, self.config.gaussians)
 
+    def _announce(self) -> None:
+        super()._announce()
+        count = sum(p.numel() for p in self.student.parameters() if p.requires_grad)
+        self._say(
+            f"of these {count / 1e6:.2f} M, the Gaussian head, are trained; the rest of the student is frozen too"
+        )
+
     def _windows(self, urls: list[str], *, training: bool) -> Windows:
         """Windows with masks and depth of every pixel, not of every token."""
         windows = super()._windows(urls, training=training)
