@@ -97,7 +97,7 @@ def test_smaller_renderings_are_compared_at_their_own_size(tmp_path: Path) -> No
     halved = real.reshape(COUNT, 18, 2, 24, 2, 3).mean((2, 4))
     write_renders(tmp_path / "r", off_by(halved, 0.1), clip="a", poses="given", made_by="x")
     row = evaluate_renders(tmp_path / "r", tmp_path / "a", STATED)["clips"][0]
-    assert row["values"]["full"]["psnr"] == pytest.approx(20, abs=0.1)
+    assert row["values"]["full"]["psnr"] == pytest.approx(20, abs=0.2)  # 8 bits
     assert (row["size"], row["frame_size"]) == ([24, 18], [48, 36])
 
 
