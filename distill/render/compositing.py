@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from distill.render.projection import MIN_ALPHA
 from distill.render.tiles import DEPTH, TILE, TileLists
@@ -77,9 +76,14 @@ class Composite(torch.autograd.Function):
         return pixels
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None, None]:
-        """Gradients of all four, from those of the pixels [tiles, D, P]."""
+        """Gradients of all four, from those of the pixels [tiles, D, P].
+
+        Raises:
+            RuntimeError: a graph of the gradients is asked for.
+        """
+        if torch.is_grad_enabled():  # torch's own once_differentiable lets it pass where `grad` is constant
+            raise RuntimeError("rendering has no second derivatives: leave out create_graph=True")
         means, conics, opacities, features, pixels = ctx.saved_tensors
         padded = _pad(features)
         slopes = means.new_zeros(len(padded), 6 + features.shape[1])
