@@ -142,7 +142,8 @@ def main() -> int:
     fresh = GaussianHead(student.config.gaussians, module.feature_dim, module.token_dim, module.patch_size)
     task = GaussianTask(student, GaussianTrainConfig()).eval()
     rows: dict[str, list[float]] = defaultdict(list)
-    shown, times = [], {}
+    shown: list[Tensor] = []
+    times: dict[str, float] = {}
     with torch.no_grad():
         for batch in batches(config, student):
             for name, target in TARGETS.items():

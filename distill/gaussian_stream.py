@@ -199,7 +199,8 @@ class GaussianStream:
         sight = look_at_anchors(seen.tokens, *(tensor.to(self.device) for tensor in there), trust=trust.to(self.device))
         for row, person in enumerate(people):
             known = self._people.get(person.id)
-            before = known.evidence if known else Evidence.none(*sight.features.shape[1:], device=self.device)
+            fresh = Evidence.none(len(self.template.anchors), sight.features.shape[-1], self.device)
+            before = known.evidence if known else fresh
             self._people[person.id] = _Person(before.with_sight(sight, row), person.betas.clone())
         while len(self._people) > self.config.max_people:
             del self._people[min(self._people, key=lambda k: self._people[k].evidence.frames)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_attributes_of_the_same_avatar_agree(avatar: Avatar) -> None:
 
 def test_attributes_are_compared_where_anchors_match(avatar: Avatar) -> None:
     keep = torch.arange(80) % 7 != 0  # the teacher dropped some, and moved, grew and turned the others
-    tensors = {name: tensor[keep].flip(0) for name, tensor in avatar.tensors().items() if name != "betas"}
+    tensors: dict[str, Any] = {n: tensor[keep].flip(0) for n, tensor in avatar.tensors().items() if n != "betas"}
     teacher = replace(avatar, **tensors)
     teacher = replace(
         teacher, offsets=teacher.offsets + torch.tensor([0.03, 0, 0.04]), scales=2 * teacher.scales,

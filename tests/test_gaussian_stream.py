@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,7 +133,8 @@ def test_a_student_without_a_head_is_refused(body: BodyModel) -> None:
     with pytest.raises(FootfallError, match="without a Gaussian head"):
         GaussianStream(Stream(plain, SIZE, body=body), EVERY, body)
     assert student_of(plain) is plain
-    for wrong in ({"keyframe_every": 0}, {"look_every": 0}, {"max_people": 0}):
+    mistakes: list[dict[str, Any]] = [{"keyframe_every": 0}, {"look_every": 0}, {"max_people": 0}]
+    for wrong in mistakes:
         with pytest.raises(ValueError, match="gaussians"):
             GaussianStreamConfig(**wrong)
 

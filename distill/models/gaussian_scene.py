@@ -99,8 +99,8 @@ class SceneHead(nn.Module):
         self.look = nn.Conv2d(_LOOKS, width, 7, stride=config.stride, padding=3)
         self.mix = nn.Conv2d(width, width, 3, padding=1)
         self.out = nn.Conv2d(width, CHANNELS, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, frame: Tokens, last: Tensor, points: Tensor, conf: Tensor, K: Tensor, people: Tensor | None = None
