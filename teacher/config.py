@@ -14,6 +14,7 @@ from teacher.optimise.quality import QualityConfig
 from teacher.pack import PackConfig
 from teacher.pictures import PicturesConfig
 from teacher.readers.names import check_settings
+from teacher.scene.config import GaussiansConfig
 from teacher.video import VideoConfig
 
 
@@ -31,6 +32,7 @@ class LabelConfig:
     contacts: ContactsConfig = field(default_factory=ContactsConfig)
     optimise: OptimiseConfig = field(default_factory=OptimiseConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    gaussians: GaussiansConfig = field(default_factory=GaussiansConfig)
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     pack: PackConfig = field(default_factory=PackConfig)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distill.config import config_hash
-from distill.files import load_arrays, read_json
+from distill.files import atomic_path, load_arrays, read_json, sha256_of
 from distill.geometry.rotations import quat_from_matrix
 from distill.geometry.transforms import to_quat_trans
 from distill.provenance import code_commit
@@ -44,8 +45,43 @@ def pack(out: Path, config: PackConfig) -> dict[str, Any]:
     clips = [ClipFolder(root) for root in sorted((out / "clips").glob("*")) if (root / "clip.json").is_file()]
     chosen = [clip for clip in clips if _decision(clip) in ("accept", "weight")]
     samples = (sample for clip in chosen for sample in clip_samples(clip, config))
-    provenance = {"teacher_commit": code_commit(), "pack_config": config_hash(config)}
+    provenance: dict[str, Any] = {
+        "teacher_commit": code_commit(), "pack_config": config_hash(config), "gaussians": pack_gaussians(out, chosen)
+    }  # fmt: skip
     return write_shards(out, samples, max_bytes=int(config.shard_mb * 1e6), provenance=provenance)
+
+
+def pack_gaussians(out: Path, clips: list[ClipFolder]) -> dict[str, Any]:
+    """Copy the Gaussians of clips to `out/gaussians/CLIP/`; clips without any are left out.
+
+    Returns:
+        Clip -> {decision, before, after (numbers of the stage `gaussians`), files: name -> {bytes, sha256}}.
+    """
+    rows: dict[str, Any] = {}
+    folder = out / "gaussians"
+    for clip in clips:
+        if not clip.is_done("gaussians"):
+            continue
+        source = clip.stage_dir("gaussians")
+        verdict = read_json(source / "verdict.json")
+        rows[clip.id] = {name: verdict[name] for name in ("decision", "reasons", "before", "after", "lpips")}
+        rows[clip.id]["files"] = {}
+        for path in sorted(source.glob("*.npz")):
+            with atomic_path(folder / clip.id / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+            rows[clip.id]["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    for stale in folder.glob("*"):
+        if stale.name not in rows:
+            shutil.rmtree(stale)
+    return rows
+
+
+def labelled_result(clip: ClipFolder) -> Result:
+    """What labels say of a clip: the refined result where the stage `gaussians` took it, else the geometric one."""
+    refined = clip.stage_dir("gaussians") / "result"
+    if clip.is_done("gaussians") and refined.is_dir():
+        return load_result(refined)
+    return load_result(clip.require("joint"))
 
 
 def _decision(clip: ClipFolder) -> str:
@@ -55,7 +91,7 @@ def _decision(clip: ClipFolder) -> str:
 
 def clip_samples(clip: ClipFolder, config: PackConfig) -> Iterator[Sample]:
     """The chunks of one solved clip."""
-    result = load_result(clip.require("joint"))
+    result = labelled_result(clip)
     people = People.load(clip.require("people"))
     weights = load_arrays(clip.require("quality") / "quality.npz")[0]["frame_weight"]
     depth = _metric_depth(clip, result)
@@ -84,6 +120,8 @@ def _meta(clip: ClipFolder, result: Result) -> dict[str, Any]:
     records = {name: clip.record(name) for name in ("frames", "people", "cameras", "depth", "bodies", "contacts")}
     joint = clip.record("joint")
     assert joint is not None
+    if clip.is_done("gaussians"):
+        records["gaussians"] = clip.record("gaussians")
     quality = read_json(clip.stage_dir("quality") / "quality.json")
     weights: dict[str, Any] = {}
     for record in records.values():

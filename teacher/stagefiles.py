@@ -132,6 +132,8 @@ class DepthInit(_StageFile):
     file = "depth.npz"
     depth: Array
     """[T, h, w] float16; 0 where unknown or on a person."""
+    person_depth: Array | None = None
+    """[T, h, w] float16; what is seen on people, 0 elsewhere; None: the source knows the background only."""
 
 
 @dataclass(kw_only=True)

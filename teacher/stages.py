@@ -14,6 +14,7 @@ from teacher.config import LabelConfig
 from teacher.initialisers.registry import Outcome, Report, StageMissingError, get_initialiser
 from teacher.optimise import quality
 from teacher.optimise import run as optimise
+from teacher.scene import stage as gaussians
 from teacher.workspace import ClipFolder, StageRecord
 
 Runner = Callable[[ClipFolder, Any, Report], Outcome]
@@ -51,6 +52,14 @@ STAGES: Final = (
         share=0.22,
     ),
     Stage(name="quality", field="quality", needs=("frames", "people", "joint"), runner=quality.run, share=0.01),
+    Stage(
+        name="gaussians",
+        field="gaussians",
+        needs=("frames", "people", "cameras", "depth", "joint", "quality"),
+        runner=gaussians.run,
+        optional=True,
+        share=0.05,
+    ),
     Stage(name="pictures", field="pictures", needs=("frames", "joint"), runner=pictures.run, share=0.05),
 )
 

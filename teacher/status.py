@@ -9,7 +9,9 @@ from distill.errors import FootfallError
 from distill.files import read_json
 from teacher.workspace import ClipFolder
 
-STAGE_NAMES = ("frames", "people", "cameras", "depth", "bodies", "contacts", "joint", "quality", "pictures")
+STAGE_NAMES = (
+    "frames", "people", "cameras", "depth", "bodies", "contacts", "joint", "quality", "gaussians", "pictures",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)

@@ -58,17 +58,30 @@ class AlexLpips:
         true, predicted = (self._features(image, rescale) for image in (target, prediction))
         return float(lpips_from_features(true, predicted, self._heads)[0])
 
+    def loss(self, target: Tensor, prediction: Tensor) -> Tensor:
+        """The same distance [], differentiable in both images [1, 3, H, W] in 0..1, rescaled; on their device."""
+        total = target.new_zeros(())
+        true, predicted = self._layers(2 * target - 1), self._layers(2 * prediction - 1)
+        for a, b, head in zip(true, predicted, self._heads, strict=True):
+            unit = [x / (1e-8 + x.square().sum(1, keepdim=True)).sqrt() for x in (a, b)]
+            weight = torch.as_tensor(head).to(a)[:, None, None]
+            total = total + ((unit[0] - unit[1]).square() * weight).sum(1).mean()
+        return total
+
     @torch.no_grad()
     def _features(self, image: Any, rescale: bool) -> list[Any]:
         x = torch.as_tensor(np.asarray(image, np.float32)).permute(2, 0, 1)[None]
-        x = 2 * x - 1 if rescale else x
-        x = (x - torch.tensor(_SHIFT)[:, None, None]) / torch.tensor(_SCALE)[:, None, None]
+        return [layer.numpy() for layer in self._layers(2 * x - 1 if rescale else x)]
+
+    def _layers(self, x: Tensor) -> list[Tensor]:
+        """Features of images [1, 3, H, W] in [-1, 1] after each convolution."""
+        x = (x - x.new_tensor(_SHIFT)[:, None, None]) / x.new_tensor(_SCALE)[:, None, None]
         features = []
         for (position, (_, options)), (weight, bias) in zip(_LAYERS.items(), self._convolutions, strict=True):
             if position in (3, 6):
                 x = F.max_pool2d(x, 3, 2)
-            x = F.relu(F.conv2d(x, weight, bias, **options))  # type: ignore[arg-type]
-            features.append(x.numpy())
+            x = F.relu(F.conv2d(x, weight.to(x), bias.to(x), **options))  # type: ignore[arg-type]
+            features.append(x)
         return features
 
 

@@ -74,9 +74,13 @@ def run_depth_model(clip: ClipFolder, config: DepthModelConfig, long_side: int, 
         else None
     )
     maps = _in_units(inverse, fits, samples, kind)
+    on_people = np.zeros_like(maps)
     for index in range(len(reader)):
-        maps[index][~_background(reader, index, size)] = 0
-    DepthInit(depth=maps.astype(np.float16)).save(clip.stage_dir("depth"))
+        background = _background(reader, index, size)
+        on_people[index][~background] = maps[index][~background]
+        maps[index][~background] = 0
+    stored = DepthInit(depth=maps.astype(np.float16), person_depth=on_people.astype(np.float16))
+    stored.save(clip.stage_dir("depth"))
     summary: dict[str, Any] = {"kind": kind, "coverage": round(float((maps > 0).mean()), 3)}
     if kind == "metric" and fits is not None:
         summary["metres_per_unit"] = round(float(np.median(fits[:, 0])), 5)

@@ -1,0 +1,1 @@
+"""Photometric refinement: cameras, poses and Gaussians of one clip, by rendering (docs/gaussians.md)."""
