@@ -31,6 +31,7 @@ SCHEMAS: Final = {
     "footfall bench render": "teacher.benchmark.render_speed:Bench",
     "footfall export": "distill.export:ExportConfig",
     "footfall convert": "distill.convert:ConvertConfig",
+    "footfall view": "distill.viewer:ViewConfig",
     "footfall push": "distill.hub_push:PushConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",
 }

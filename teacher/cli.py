@@ -35,9 +35,6 @@ VERBS: Final = {
 
 _SETTING: Final = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*=")
 
-NOT_BUILT: Final = ("view",)
-"""Verbs that are planned and say so."""
-
 
 def build_parser(verb: str | None) -> argparse.ArgumentParser:
     """The parser; only `verb`'s own module is imported."""
@@ -47,7 +44,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, purpose in VERBS.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
-        if name == verb and name not in NOT_BUILT:
+        if name == verb:
             importlib.import_module(f"teacher.commands.{name}").add_arguments(command)
     return parser
 
@@ -62,10 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 the user can mend it, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in arguments if word in VERBS), None)
-    asks_for_help = any(word in ("-h", "--help") for word in arguments)
-    if verb in NOT_BUILT and not asks_for_help:
-        print(f"footfall: {verb} is not built yet; footfall --help lists what is", file=sys.stderr)
-        return 2
     try:
         parser = build_parser(verb)
         words, overrides = split_overrides(arguments)

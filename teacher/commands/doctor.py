@@ -24,7 +24,7 @@ ENABLES: Final = {
     "smplx": "SMPL-X bodies from your own licensed file (the package's licence is non-commercial)",
     "gaussians": "3D Gaussians on a GPU (planned; nothing uses it yet)",
     "convert": "footfall convert --to usd (the other formats need no extra)",
-    "view": "footfall view (planned)",
+    "view": "footfall view: results in the browser",
     "ray": "labelling on a cluster (planned)",
     "dev": "this repository's tests, lint and types",
 }
