@@ -19,7 +19,16 @@ from distill.errors import FootfallError
 from distill.image_targets import PARTS, ImageTarget, find_image_targets
 from distill.metrics.lpips import load_lpips
 from distill.metrics.renders import CONVENTIONS, METRICS, ImageScores, Lpips, frames_of, mean_scores, score_frame
-from distill.renders import PERSON, POSES, about_renders, draw_result, find_renders, read_picture, write_renders
+from distill.renders import (
+    PERSON,
+    POSES,
+    about_renders,
+    draw_result,
+    find_renders,
+    how_made,
+    read_picture,
+    write_renders,
+)
 from distill.video import Decoder
 
 Array = NDArray[Any]
@@ -105,7 +114,7 @@ def draw_and_evaluate(
             height, width = _frame(decoder, frames[0], target).shape[:2]
             drawn = draw_result(results[clip_id], (width, height), frames)
             made_by = f"the Gaussians of {results[clip_id]}"
-            write_renders(out / clip_id, drawn, clip=clip_id, poses=config.poses, made_by=made_by)
+            write_renders(out / clip_id, drawn, clip=clip_id, made_by=made_by, **how_made(results[clip_id]))
     return evaluate_renders(out, data, config, provenance=provenance)
 
 
@@ -140,6 +149,7 @@ def _score_clip(target: ImageTarget, folder: Path | None, config: ImagesConfig, 
         "mask_source": target.mask_source,
         "poses": about["poses"] if about["poses"] != "not stated" else config.poses,
         "made_by": about["made_by"],
+        "unseen": "not stated" if about["unseen"] is None else f"{len({*there} & {*about['unseen']})} of {len(there)}",
         "person_alone": f"{alone} of {len(there)} frames",
         "values": mean_scores(scores),
         "undefined": _reasons(scores),
@@ -203,8 +213,8 @@ def images_table(report: Mapping[str, Any]) -> str:
         "",
         f"LPIPS: {report['lpips']}. Conventions and definitions: docs/metrics.md; never compare different rows.",
         "",
-        "| clip | split | frames | size | masks | poses | convention | PSNR dB | SSIM | LPIPS |",
-        "|---|---|---:|---|---|---|---|---:|---:|---:|",
+        "| clip | split | frames | unseen | size | masks | poses | convention | PSNR dB | SSIM | LPIPS |",
+        "|---|---|---:|---|---|---|---|---|---:|---:|---:|",
     ]
     for clip in report["clips"]:
         if clip["status"] != "evaluated":
@@ -214,11 +224,12 @@ def images_table(report: Mapping[str, Any]) -> str:
             continue
         done = clip["frames"] - clip["frames_missing"]
         size = f"{clip['size'][0]} x {clip['size'][1]}"
-        facts = f"{clip['split']} | {done} of {clip['frames']} | {size} | {clip['mask_source']} | {clip['poses']}"
+        facts = f"{clip['split']} | {done} of {clip['frames']} | {clip['unseen']} | {size} | {clip['mask_source']}"
+        facts += f" | {clip['poses']}"
         for convention in CONVENTIONS:
             lines.append(f"| {clip['id']} | {facts} | {convention} | {_cells(clip['values'][convention])} |")
     for convention in CONVENTIONS:
-        lines.append(f"| **all** | | | | | | {convention} | {_cells(report['overall'][convention])} |")
+        lines.append(f"| **all** | | | | | | | {convention} | {_cells(report['overall'][convention])} |")
     return "\n".join(lines) + "\n"
 
 

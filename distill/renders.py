@@ -37,13 +37,15 @@ PERSON: Final = "person"
 
 
 def write_renders(
-    folder: Path, frames: Iterable[tuple[int, Array, Array | None]], *, clip: str, poses: str, made_by: str
-) -> int:
+    folder: Path, frames: Iterable[tuple[int, Array, Array | None]], *, clip: str, poses: str, made_by: str,
+    unseen: list[int] | None = None,
+) -> int:  # fmt: skip
     """Write rendered frames; returns how many.
 
     Args:
         frames: number, [H, W, 3] in 0..1 with people and scene, and people alone on white (or None).
         clip: id of the clip. poses: one of `POSES`. made_by: for the report.
+        unseen: frames whose pictures did not shape what was rendered; None if that is not known.
     """
     if poses not in POSES:
         raise ValueError(f"poses {poses!r}: one of {', '.join(POSES)}")
@@ -53,27 +55,31 @@ def write_renders(
         if person is not None:
             _write_png(folder / PERSON / f"{number:06d}.png", person)
         count += 1
-    about = {"format": RENDERS_FORMAT, "clip": clip, "poses": poses, "made_by": made_by}
+    about = {"format": RENDERS_FORMAT, "clip": clip, "poses": poses, "made_by": made_by, "unseen": unseen}
     write_json(folder / "renders.json", about)
     return count
 
 
 def about_renders(folder: Path) -> dict[str, Any]:
-    """`clip`, `poses` and `made_by` of a folder; without a `renders.json` nothing is stated.
+    """`clip`, `poses`, `made_by` and `unseen` of a folder; without a `renders.json` nothing is stated.
 
     Raises:
         FootfallError: it is damaged.
     """
     if not (folder / "renders.json").is_file():
-        return {"clip": None, "poses": "not stated", "made_by": "not stated"}
+        return {"clip": None, "poses": "not stated", "made_by": "not stated", "unseen": None}
     about = read_json(folder / "renders.json")
     good = isinstance(about, dict) and about.get("format") == RENDERS_FORMAT and about.get("poses") in POSES
+    good = good and isinstance(about.get("unseen"), list | None)
     if not good:
         raise FootfallError(
             str(folder / "renders.json"), got="something else", expected=f"{RENDERS_FORMAT} with poses of {POSES}",
             do="write it again, or remove it",
         )  # fmt: skip
-    return {"clip": about.get("clip"), "poses": about["poses"], "made_by": str(about.get("made_by", "not stated"))}
+    return {
+        "clip": about.get("clip"), "poses": about["poses"], "made_by": str(about.get("made_by", "not stated")),
+        "unseen": about.get("unseen"),
+    }  # fmt: skip
 
 
 def holds_renders(folder: Path) -> bool:
@@ -121,6 +127,20 @@ def _write_png(path: Path, picture: Array) -> None:
 def has_gaussians(folder: Path) -> bool:
     """Whether a result folder comes with Gaussians, a student's or the teacher's."""
     return (folder / "gaussians.ply").is_file() or _stage_of(folder) is not None
+
+
+def how_made(folder: Path) -> dict[str, Any]:
+    """`poses` and `unseen` (see `write_renders`) of a result with Gaussians.
+
+    A student's Gaussians come from all frames, its cameras and poses from no rendering. The teacher's poses are fitted
+    to the pictures where its stage kept them ("refined"); its verdict.json lists the frames that it held out.
+    """
+    stage = _stage_of(folder)
+    if stage is None:
+        return {"poses": "given", "unseen": []}
+    refined = (stage / "result" / "meta.json").is_file()
+    verdict = read_json(stage / "verdict.json") if (stage / "verdict.json").is_file() else {}
+    return {"poses": "fitted" if refined else "given", "unseen": verdict.get("held_out")}
 
 
 def draw_result(

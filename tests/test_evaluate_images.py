@@ -20,7 +20,7 @@ from distill.metrics.renders import neuman_split
 from distill.render import Gaussians
 from distill.render.packed import save_packed
 from distill.render.ply import write_gaussians
-from distill.renders import draw_result, find_renders, has_gaussians, write_renders
+from distill.renders import draw_result, find_renders, has_gaussians, how_made, write_renders
 from distill.results import Cameras, Motion, Result, save_result
 from teacher.cli import main
 
@@ -76,11 +76,13 @@ def test_only_the_frames_of_the_split_count(tmp_path: Path, split: str, frames: 
         split
     ]
     rendered = [(k, frame + (0.098 if k in numbers else 0.5), None) for k, frame in enumerate(real)]
-    write_renders(tmp_path / "r", rendered, clip="a", poses="given", made_by="a test")
+    write_renders(tmp_path / "r", rendered, clip="a", poses="given", made_by="a test", unseen=chosen["test"])
     report = evaluate_renders(tmp_path / "r", tmp_path / "a", ImagesConfig(split=split))
     assert report["clips"][0]["frames"] == frames
     assert report["overall"]["full"]["psnr"] == pytest.approx(20.17, abs=0.1)
-    assert f"| a | {split} | {frames} of {frames} | 48 x 36 | not stated | given | full | 20." in images_table(report)
+    unseen = {"val": 0, "train": 0}.get(split, 1)  # of the one frame of the test set
+    line = f"| a | {split} | {frames} of {frames} | {unseen} of {frames} | 48 x 36 | not stated | given | full | 20."
+    assert line in images_table(report)
 
 
 def test_frames_that_were_not_rendered_are_counted(tmp_path: Path) -> None:
@@ -186,11 +188,11 @@ def drawn_result(body: BodyModel) -> tuple[Result, Gaussians]:
         ),
         meta={"world": "first_camera"},
     )  # fmt: skip
-    across = torch.linspace(-5, 5, 30)
-    means = torch.stack((*torch.meshgrid(across, across, indexing="xy"), torch.full((30, 30), 6.0)), -1).reshape(-1, 3)
+    across = torch.linspace(-5, 5, 20)
+    means = torch.stack((*torch.meshgrid(across, across, indexing="xy"), torch.full((20, 20), 6.0)), -1).reshape(-1, 3)
     wall = Gaussians(
-        means=means, quats=torch.tensor([1.0, 0, 0, 0]).expand(900, 4), scales=torch.full((900, 3), 0.2),
-        opacities=torch.full((900,), 0.95), colors=torch.rand(900, 3),
+        means=means, quats=torch.tensor([1.0, 0, 0, 0]).expand(400, 4), scales=torch.full((400, 3), 0.3),
+        opacities=torch.full((400,), 0.95), colors=torch.rand(400, 3),
     )  # fmt: skip
     return result, wall
 
@@ -216,6 +218,7 @@ def teacher_folder(root: Path, body: BodyModel, *, refined: bool) -> Path:
     save_avatar(stage / "person0.npz", avatar)
     if refined:
         save_result(stage / "result", result)
+        write_json(stage / "verdict.json", {"decision": "refined", "held_out": [2, 7]})
         result.motion.cam_from_body[:, :, 0, 3] += 10
     save_result(root / "joint", result)
     return root / "joint"
@@ -239,23 +242,24 @@ def test_a_result_draws_its_people_and_scene(tmp_path: Path, body: BodyModel, ki
     np.testing.assert_allclose(person[2, 2], 1, atol=1e-3)
     assert picture[2, 2].max() > 0.05  # the wall
     assert frames[5][1] is None  # nobody is present
+    expected = {"student": ("given", []), "teacher": ("given", None), "refined": ("fitted", [2, 7])}[kind]
+    assert (how_made(folder)["poses"], how_made(folder)["unseen"]) == expected
 
 
 def test_a_result_drawn_is_scored(tmp_path: Path, body: BodyModel) -> None:
     folder = student_folder(tmp_path / "result", body)
     make_clip(tmp_path / "data" / "a")
-    (tmp_path / "data" / "a" / "frames").rename(tmp_path / "old")
-    (tmp_path / "data" / "a" / "frames").mkdir()
-    for index, picture, _ in draw_result(folder, SIZE, range(COUNT)):
+    for index, picture, _ in draw_result(folder, SIZE, [3, 9]):  # held out of 12
         pixels = np.rint(255 * picture.clip(0, 1)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / "data" / "a" / "frames" / f"{index:06d}.png")
-    config = ImagesConfig(split="held_out", poses="given")
+    config = ImagesConfig(split="held_out")
     report = draw_and_evaluate({"a": folder}, tmp_path / "data", config, tmp_path / "drawn")
     row = report["clips"][0]
     assert row["values"]["full"]["ssim"] > 0.9999  # it drew what the clip shows
     assert row["values"]["full"]["psnr"] is None
     assert row["frames_missing"] == 0
     assert "Gaussians" in row["made_by"]
+    assert (row["poses"], row["unseen"]) == ("given", "0 of 2")  # a student's Gaussians saw every frame
 
 
 def test_a_result_without_gaussians(tmp_path: Path, body: BodyModel) -> None:
@@ -288,7 +292,7 @@ def test_the_command_scores_pictures(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report["provenance"]["torch"] == torch.__version__
     shown = capsys.readouterr().out
     assert "missing: images.lpips_weights names no weights" in shown
-    assert "| **all** | | | | | | white |" in out.with_suffix(".md").read_text()
+    assert "| **all** | | | | | | | white |" in out.with_suffix(".md").read_text()
     assert main([*words, "images.lpips_weights=" + str(tmp_path)]) == 2
     assert "LPIPS weights" in capsys.readouterr().err
 
