@@ -1,55 +1,66 @@
-"""The Gaussian head on labelled clips it has not seen: PSNR and SSIM of frames that it was not given, and its time.
+"""The Gaussian head on drawn worlds it has not seen: PSNR and SSIM of frames and views it was not given, and its time.
 
-    python benchmarks/gaussian_head.py checkpoint=runs/tiny-gaussians/pretrained \\
-        'shards=data/worlds/worlds/02??/truth/shards/*.tar' out=gaussian_head
+    python benchmarks/gaussian_head.py checkpoint=runs/tiny-gaussians/pretrained out=gaussian_head
 
-Of the first sample of each clip two frames are the sources. Targets lie between them (`between`) and after both
-(`beyond`: a view from outside the way between the sources). Beside the trained head stands a fresh one, which draws
-what it was given. Whole pictures, people included, at the network's size:
+Worlds are drawn from seeds of their own. Of each, two frames are the sources. Targets are the frame in the middle
+between them (`frame`), and the same moment from a camera half a metre to the right (`view`), where no camera ever was.
+Beside the trained head stands a fresh one, which draws what it was given. Whole pictures, people included, at the
+network's size:
 
     full     every pixel; what no source has seen counts too
-    seen     pixels of people, and those of the scene that a source sees by the labels' depth (Splatt3R's mask)
+    seen     pixels of people, and those of the scene that a source sees by the true depth (Splatt3R's mask)
     people   pixels of people only
 
-Cameras, poses and the points' unit are the labels', so this measures the head alone. Times are of the CPU, one thread.
-Writes `report.json` and `pictures.png` (target, fresh, trained).
+Cameras, poses and the points' unit are true, so this measures the head alone. Times are of the CPU, one thread. Writes
+`report.json` and `pictures.png` (target, fresh, trained; a row for the frame, a row for the view).
 """
 
 from __future__ import annotations
 
-import random
+import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import torch.nn.functional as F
 from torch import Tensor
 
 from distill.config import load_config
-from distill.data import collate
 from distill.errors import FootfallError
 from distill.files import write_json
 from distill.gaussian_crops import seen_by_sources
 from distill.gaussian_losses import inner, ssim_map
 from distill.gaussian_task import GaussianTask, GaussianTrainConfig
+from distill.geometry.cameras import resize_intrinsics
+from distill.geometry.rotations import matrix_from_rotvec
+from distill.geometry.transforms import invert, make_transform
 from distill.models.gaussian_head import GaussianHead
 from distill.models.student import Student
 from distill.provenance import code_commit
 from distill.render.views import to_images
-from distill.shards.reader import ShardReader, find_shards
-from distill.window import make_window
+from distill.synthetic import ClipSpec, make_clip
+from distill.synthetic.clips import make_stage
+from distill.synthetic.collections import GROUNDS
+from distill.synthetic.render import open_renderer
 
 SOURCES = (0, 2)
-TARGETS = {"between": 1, "beyond": 3}
+TARGETS = {"frame": 1, "view": 3}
 """Name of a target -> which frame of a window it is."""
 SHOWN = 4
-"""Clips in the picture."""
+"""Worlds in the picture."""
+FIRST_SEED = 9_300_000
+"""Seeds of these worlds begin here; nothing else uses them."""
+SIDE_M = 0.5
+"""Metres between the camera of the middle frame and that of the view."""
+LOOKS_AT_M = 5.0
+"""Both look at the same place, this far away."""
+SIZE = (448, 256)
+"""Pixels of a drawn frame: twice the network's."""
 
 
 @dataclass(kw_only=True)
@@ -58,31 +69,60 @@ class HeadBench:
 
     checkpoint: str = ""
     """Student with a Gaussian head: folder, shipped name or Hub id."""
-    shards: str = ""
-    """Labelled clips that it was not trained on."""
     out: str = "gaussian_head"
     """Folder of the report."""
-    clips: int = 8
-    """Clips, one window of each; the shards' order is shuffled by a fixed seed."""
+    worlds: int = 8
+    """Worlds to draw."""
     gap: int = 10
-    """Frames between the sources; targets are half of it after each of them."""
+    """Frames between the sources, at 30 a second."""
 
     def __post_init__(self) -> None:
-        if not self.checkpoint or not self.shards or self.clips < 1 or self.gap < 2:
-            raise ValueError("checkpoint and shards, clips of 1 or more and a gap of 2 or more are expected")
+        if not self.checkpoint or self.worlds < 1 or self.gap < 2:
+            raise ValueError("checkpoint, worlds of 1 or more and a gap of 2 or more are expected")
 
 
-def batches(config: HeadBench, student: Student) -> Iterator[dict[str, Any]]:
-    """One window of each clip that has people."""
-    urls = find_shards(config.shards).urls
-    random.Random(0).shuffle(urls)
-    frames = [0, config.gap // 2, config.gap, config.gap + config.gap // 2]
-    for url in urls[: config.clips]:
-        for sample in ShardReader([url], seed=0, rank=0, world=1, shuffle=False):
-            width, height = (int(side) for side in sample.meta["size"])
-            size = student.network_size((width, height))
-            yield collate([make_window(sample, frames, size, 4, patch=1)])
-            break
+def make_batch(number: int, gap: int) -> dict[str, Any]:
+    """One window of a world: first source, middle frame, second source, and the middle frame from the side."""
+    rng = np.random.default_rng(FIRST_SEED + number)
+    spec = ClipSpec(
+        id=f"head-{number}", seed=FIRST_SEED + number, frames=max(gap + 1, 8), fps=30.0, size=list(SIZE), supersample=1,
+        people=int(rng.integers(1, 4)), camera="walk", objects=int(rng.integers(6, 21)),
+        ground=str(rng.choice(GROUNDS)),  # type: ignore[arg-type]
+    )  # fmt: skip
+    clip = make_clip(spec)
+    cameras, motion = clip.truth.cameras, clip.truth.motion
+    frames = np.array([0, gap // 2, gap, gap // 2])
+    world_from_cam = torch.from_numpy(cameras.world_from_cam[frames]).float()
+    world_from_cam[3] = world_from_cam[3] @ aside()
+    renderer = open_renderer(make_stage(clip), SIZE)
+    meshes = list(clip.people_vertices(frames))
+    K = cameras.K.astype(np.float64)
+    drawn = [renderer.draw(mesh, K, pose.double().numpy()) for mesh, pose in zip(meshes, world_from_cam, strict=True)]
+    ids = torch.from_numpy(np.stack([picture.ids for picture in drawn]))
+    masks = torch.stack([(ids == person + 1).float() for person in range(spec.people)])
+    depth = torch.from_numpy(np.stack([picture.depth for picture in drawn]).astype(np.float32)) * (ids == 0)
+    colors = torch.from_numpy(np.stack([picture.rgb for picture in drawn])).permute(0, 3, 1, 2).float()
+    world_from_body = torch.from_numpy(clip.truth.world_from_body[frames]).float().transpose(0, 1)
+    small = resize_intrinsics(torch.from_numpy(cameras.K).float(), SIZE, (SIZE[0] / 2, SIZE[1] / 2))
+    halved = F.avg_pool2d(masks, 2)
+    return {
+        "images": F.avg_pool2d(colors, 2).round().byte()[None],
+        "masks": halved[None],
+        "depth": depth[None, :, 1::2, 1::2],
+        "K": small.expand(1, 4, 3, 3),
+        "world_from_cam": world_from_cam[None],
+        "cam_from_body": (invert(world_from_cam) @ world_from_body)[None],
+        "body_rot": torch.from_numpy(motion.body_rot[frames]).float().transpose(0, 1)[None],
+        "betas": torch.from_numpy(motion.betas).float()[None],
+        "valid": (halved.flatten(2).sum(-1) > 20)[None],
+        "weight": torch.ones(1, spec.people),
+    }
+
+
+def aside() -> Tensor:
+    """[4, 4] from the camera of the view to that of the middle frame."""
+    turn = matrix_from_rotvec(torch.tensor([0.0, -math.atan2(SIDE_M, LOOKS_AT_M), 0.0]))
+    return make_transform(turn, torch.tensor([SIDE_M, 0.0, 0.0]))
 
 
 def psnr(target: Tensor, picture: Tensor, mask: Tensor) -> float:
@@ -145,7 +185,8 @@ def main() -> int:
     shown: list[Tensor] = []
     times: dict[str, float] = {}
     with torch.no_grad():
-        for batch in batches(config, student):
+        for number in range(config.worlds):
+            batch = make_batch(number, config.gap)
             for name, target in TARGETS.items():
                 pictures = [batch["images"][0, target].float() / 255]
                 for which, head in (("fresh", fresh), ("trained", trained)):
@@ -155,15 +196,14 @@ def main() -> int:
                         rows[f"{name}/{which}/{key}"].append(value)
                 shown.append(torch.cat(pictures, dim=2))
             times = times or times_of(task, batch)
-            print(batch["name"][0], {k: round(v[-1], 2) for k, v in rows.items() if "psnr" in k}, flush=True)
+            print(number, {k: round(v[-1], 2) for k, v in rows.items() if "psnr" in k}, flush=True)
     means = {key: round(float(np.mean(values)), 3) for key, values in rows.items()}
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    facts = {"checkpoint": config.checkpoint, "clips": len(shown) // len(TARGETS), "gap": config.gap}
+    facts = {"checkpoint": config.checkpoint, "worlds": config.worlds, "gap": config.gap}
     write_json(out / "report.json", {**facts, "means": means, "cpu_ms": times, "commit": code_commit()})
     sheet = torch.cat(shown[: SHOWN * len(TARGETS)], dim=1)
-    image: Image.Image = to_images(sheet.permute(1, 2, 0)[None])[0]
-    image.save(out / "pictures.png")
+    to_images(sheet.permute(1, 2, 0)[None])[0].save(out / "pictures.png")
     for key, value in means.items():
         print(f"{key:36s} {value:8.3f}")
     print(times)
