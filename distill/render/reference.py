@@ -12,8 +12,8 @@ from distill.render.gaussians import Gaussians
 from distill.render.projection import project_gaussians
 from distill.render.tiles import TILE, list_tiles
 
-WORK: Final = 2**18
-"""Alphas (pixels times splats) held at once. About ten arrays of this size exist at a time: 10 MB in float32."""
+WORK: Final = 2**17
+"""Alphas (pixels times splats) held at once. About ten arrays of this size exist at a time: 5 MB in float32."""
 
 
 def draw_reference(
