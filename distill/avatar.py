@@ -134,9 +134,16 @@ class Avatar:
         return (body.v_template + body.shapedirs @ self.betas)[self.anchors]
 
     def _require(self, body: BodyModel) -> None:
+        got = None
         if body.name != self.body_model:
+            got = f"the body model {body.name}"
+        elif len(self.betas) != body.num_betas:
+            got = f"{body.num_betas} shape coefficients for the {len(self.betas)} of the avatar"
+        elif self.anchors.device.type == "cpu" and len(self) and int(self.anchors.max()) >= body.num_vertices:
+            got = f"{body.num_vertices} vertices, and an anchor at vertex {int(self.anchors.max())}"
+        if got is not None:  # on a GPU the last check would wait for all work before it
             raise FootfallError(
-                f"avatar on {self.body_model}", got=f"the body model {body.name}", expected=self.body_model,
+                f"avatar on {self.body_model}", got=got, expected=f"the {self.body_model} that it was made with",
                 do="load the body model that the avatar was made with",
             )  # fmt: skip
 

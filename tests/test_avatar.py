@@ -124,10 +124,15 @@ def test_derivatives_by_everything(correctives: bool) -> None:
     assert torch.autograd.gradcheck(pose, (turns, root, *values), fast_mode=True)
 
 
-def test_another_body_is_refused(body: BodyModel) -> None:
-    _, avatar = leg_avatar()
+@pytest.mark.parametrize("kind", ["another name", "fewer coefficients", "fewer vertices"])
+def test_another_body_is_refused(body: BodyModel, kind: str) -> None:
+    leg, avatar = leg_avatar()
+    if kind == "fewer coefficients":
+        avatar = replace(avatar, betas=torch.zeros(2))
+    elif kind == "fewer vertices":
+        avatar = replace(avatar, anchors=torch.tensor([0, 1, 3]))
     with pytest.raises(FootfallError, match="load the body model that the avatar was made with"):
-        avatar.posed(body, identity_pose(), torch.eye(4))
+        avatar.posed(body if kind == "another name" else leg, identity_pose(), torch.eye(4))
 
 
 # Blended rotations
