@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from distill.body import BodyModel, load_body_model
 from distill.convert import FORMATS, ConvertConfig, convert
 from distill.convert.axes import Z_UP_FROM_WORLD
-from distill.convert.source import Source
+from distill.convert.source import Source, usual_rate
 from distill.convert.tracks import spans_of
 from distill.errors import FootfallError
 from distill.geometry.conventions import SMPL_JOINTS, SMPL_PARENTS
@@ -353,6 +353,10 @@ def test_rate_of_choice(fps: float, frames: int, body: BodyModel, tmp_path: Path
     source = Source(write_result(tmp_path / "r", make_result(body)), ConvertConfig(fps=fps))
     assert source.own_fps == pytest.approx(25)
     assert len(source.even_times) == frames
+
+
+def test_rates_are_named_as_usual() -> None:
+    assert [usual_rate(fps) for fps in (19.9999997, 29.9700301, 23.7)] == [20.0, 30 / 1.001, 23.7]
 
 
 def test_result_without_a_camera_keeps_its_people(body: BodyModel, tmp_path: Path) -> None:

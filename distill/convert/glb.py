@@ -63,8 +63,9 @@ def _add_person(glb: Glb, source: Source, track: Track, number: int) -> list[Cha
     for joint, children in enumerate(CHILDREN):
         if children:
             glb.json["nodes"][joints[joint]]["children"] = [joints[child] for child in children]
-    mesh = glb.add("nodes", {"name": f"{track.name}_mesh", "mesh": _add_mesh(glb, rig, track.name, number)})
-    glb.json["nodes"][person]["children"] = [joints[0], mesh]
+    glb.json["nodes"][person]["children"] = [joints[0]]
+    # A skinned mesh follows its joints alone: the specification wants it at the root, where no transform misleads.
+    mesh = glb.add_root({"name": f"{track.name}_mesh", "mesh": _add_mesh(glb, rig, track.name, number)})
     rest = np.tile(np.eye(4, dtype=np.float32), (len(joints), 1, 1))
     rest[:, :3, 3] = -rig.joints
     skin = {"joints": joints, "skeleton": joints[0], "inverseBindMatrices": glb.accessor(rest), "name": track.name}

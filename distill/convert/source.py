@@ -70,7 +70,7 @@ class Source:
         if len(self.times) == 1:
             return 30.0
         if self.is_even:
-            return float((len(self.times) - 1) / self.times[-1])
+            return usual_rate(float((len(self.times) - 1) / self.times[-1]))
         return float(1 / np.median(np.diff(self.times)))
 
     @functools.cached_property
@@ -122,3 +122,11 @@ class Source:
                 f"{self.folder}: {name}", got="no measured camera in any frame", expected="a result with cameras",
                 do=f"leave out {name}",
             )  # fmt: skip
+
+
+def usual_rate(fps: float) -> float:
+    """A whole rate, or one of NTSC's (a whole one x 1000 / 1001), if `fps` is that but for rounded time stamps."""
+    for rate in (round(fps), round(fps * 1.001) / 1.001):
+        if abs(rate - fps) < 1e-4 * fps:
+            return float(rate)
+    return fps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from distill.geometry.transforms import interpolate
 from distill.results import Result
 
 Array = NDArray[Any]
+SAME: Final = 1e-6
+"""Seconds by which two sums of steps may differ and still mean the same frame."""
 
 
 @dataclass(kw_only=True)
@@ -58,7 +60,7 @@ class Track:
         """[N] bool: inside a span."""
         inside = np.zeros(len(times), bool)
         for begin, end in self.spans:
-            inside |= (times >= begin) & (times < end)
+            inside |= (times >= begin - SAME) & (times < end - SAME)
         return inside
 
     def switches(self, times: Array) -> tuple[Array, Array]:

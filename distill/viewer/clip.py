@@ -16,14 +16,12 @@ from distill.convert.axes import Z_UP_FROM_WORLD
 from distill.convert.config import ConvertConfig
 from distill.convert.rig import Rig
 from distill.convert.source import Source
-from distill.convert.tracks import Track
+from distill.convert.tracks import SAME, Track
 from distill.geometry.rotations import quat_from_matrix
 
 Array = NDArray[Any]
 CHUNK: Final = 256
 """Frames whose contact sites are posed at once."""
-HERE: Final = 1e-6
-"""Seconds by which a time may miss a frame."""
 
 
 @dataclass(kw_only=True)
@@ -47,9 +45,9 @@ class Person:
 
     def frame_at(self, seconds: float) -> int | None:
         """Row of the latest frame at or before a time, or None while they are absent."""
-        if not self.track.present_at(np.array([seconds + HERE]))[0]:
+        if not self.track.present_at(np.array([seconds]))[0]:
             return None
-        return int(np.searchsorted(self.track.times, seconds + HERE, side="right")) - 1
+        return int(np.searchsorted(self.track.times, seconds + SAME, side="right")) - 1
 
 
 @dataclass(kw_only=True)
@@ -67,7 +65,7 @@ class Clip:
 
     def camera_at(self, seconds: float) -> int:
         """Frame of the camera at a time: the latest at or before it."""
-        return max(0, int(np.searchsorted(self.source.times, seconds + HERE, side="right")) - 1)
+        return max(0, int(np.searchsorted(self.source.times, seconds + SAME, side="right")) - 1)
 
 
 def read_clips(folders: list[Path], body: str) -> list[Clip]:
