@@ -428,6 +428,7 @@ def test_gsplat_draws_what_the_reference_draws() -> None:
         ({"person": torch.zeros(4)}, r"person: got \[4\]; expected \[5\]"),
         ({"background": torch.zeros(3, 3)}, r"background: got \[3, 3\]; expected \[3\] or \[2, 3\]"),
         ({"background": torch.zeros(3, device="meta")}, "background: got a tensor on meta"),
+        ({"person": torch.full((5,), torch.nan)}, "person: got NaN or infinity"),
         ({"size": (0, 4)}, r"size: got \(0, 4\)"),
         ({"backend": "inria"}, "auto or gsplat or reference"),
         ({"backend": "gsplat"}, "expected tensors on a CUDA device"),
@@ -439,3 +440,10 @@ def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"cam_from_world": cam_from_world, "K": K, "size": SIZE} | changes
     with pytest.raises(FootfallError, match=message):
         render(crowd(5), **arguments)
+
+
+def test_a_gaussian_that_is_not_a_number_does_not_just_vanish() -> None:
+    gaussians = crowd(5)
+    gaussians.scales[2, 1] = torch.nan
+    with pytest.raises(FootfallError, match="render, scales: got NaN"):
+        look(gaussians)

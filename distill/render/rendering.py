@@ -56,8 +56,8 @@ def render(
         backend: one of `BACKENDS`.
 
     Raises:
-        FootfallError: another shape than stated, or several devices; gsplat is asked for and is not installed, cannot
-            be built, gets tensors that are not on CUDA, or is to differentiate K.
+        FootfallError: another shape than stated, several devices, or numbers that are not finite; gsplat is asked for
+            and is not installed, cannot be built, gets tensors that are not on CUDA, or is to differentiate K.
     """
     _check(gaussians, cam_from_world, K, size, person, background, backend)
     device = gaussians.means.device.type
@@ -109,3 +109,15 @@ def _check(
                 f"render, {name}", got=f"a tensor on {value.device}", expected=f"one on {gaussians.means.device}",
                 do="move it to the device of the Gaussians",
             )  # fmt: skip
+    _check_finite(vars(gaussians) | {name: value for name, (value, _) in wanted.items() if value is not None})
+
+
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    """A Gaussian with a NaN would not be drawn, and nobody would know."""
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()])  # one wait for the device, not nine
+    if not bool(finite.all()):
+        name = next(name for name, good in zip(tensors, finite.tolist(), strict=True) if not good)
+        raise FootfallError(
+            f"render, {name}", got="NaN or infinity", expected="finite numbers",
+            do="look for the step that made them: a learning rate too high, a division by zero",
+        )  # fmt: skip

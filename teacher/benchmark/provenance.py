@@ -11,7 +11,7 @@ from typing import Any, Final
 from distill.errors import is_installed
 from distill.provenance import code_commit, hardware
 
-PACKAGES: Final = ("torch", "numpy", "scipy", "roma", "pycolmap", "smplx")
+PACKAGES: Final = ("torch", "numpy", "scipy", "roma", "pycolmap", "smplx", "gsplat")
 """Packages whose versions can move a number."""
 METHOD: Final = ("teacher/optimise", "distill/body", "distill/geometry", "distill/metrics", "distill/synthetic")
 """Folders whose code makes a row of the benchmark."""
