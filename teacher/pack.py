@@ -78,9 +78,9 @@ def pack_gaussians(out: Path, clips: list[ClipFolder]) -> dict[str, Any]:
 
 def labelled_result(clip: ClipFolder) -> Result:
     """What labels say of a clip: the refined result where the stage `gaussians` took it, else the geometric one."""
-    refined = clip.stage_dir("gaussians") / "result"
-    if clip.is_done("gaussians") and refined.is_dir():
-        return load_result(refined)
+    folder = clip.stage_dir("gaussians")
+    if clip.is_done("gaussians") and read_json(folder / "verdict.json")["decision"] == "refined":
+        return load_result(folder / "refined")
     return load_result(clip.require("joint"))
 
 

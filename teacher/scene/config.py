@@ -65,7 +65,7 @@ class PhotoRates:
     """Radians."""
     root_pos: float = 0.005
     """Metres."""
-    pose: float = 0.01
+    pose: float = 0.015
     """Radians."""
     scene_means: float = 0.002
     """Times the scene's middle depth, metres; a tenth of it at the end of a phase."""
@@ -161,6 +161,8 @@ class GaussiansConfig:
     align_steps: int = 0
     """Most Gauss-Newton steps of each camera on the scene's picture (`align`) before each section of the separate phase
     and before the joint one; 0: none. For cameras that are off by pixels; good ones it can only harm."""
+    settle_steps: int = 0
+    """Steps, before the separate phase, in which motion terms alone move the bodies: for a start that jitters."""
     held_out_every: int = 5
     """Every n-th frame (2, 2 + n, ...) never reaches the Gaussians: PSNR there decides. 0: none."""
     densify: float = 0.0
@@ -186,6 +188,7 @@ class GaussiansConfig:
             "person_count": (self.person_count, self.person_count == 0 or self.person_count >= 50, "0, or 50 or more"),
             "visits": (self.visits, len(self.visits) == 3 and min(self.visits) >= 0, "three numbers, 0 or more"),
             "align_steps": (self.align_steps, self.align_steps >= 0, "0 or more"),
+            "settle_steps": (self.settle_steps, self.settle_steps >= 0, "0 or more"),
             "levels": (self.levels, bool(self.levels) and min(self.levels) >= 1, "factors of 1 or more"),
             "held_out_every": (
                 self.held_out_every, self.held_out_every == 0 or self.held_out_every >= 3, "0, or 3 or more"

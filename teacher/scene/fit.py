@@ -16,6 +16,7 @@ from teacher.scene.densify import densify
 from teacher.scene.objective import Objective
 from teacher.scene.saved import load_state, save_state
 from teacher.scene.schedule import Step, plan, rates
+from teacher.scene.settle import settle
 from teacher.scene.world import BY_FRAME, World
 
 TRACE_EVERY = 20
@@ -72,10 +73,8 @@ class _Fitting:
 
     def take(self, number: int, step: Step) -> None:
         """One step."""
-        if step.begins and step.phase != "warm_up" and self.config.align_steps:
-            level = step.level if step.phase == "separate" else 1
-            for frame in range(len(self.world.base.times)):
-                align_camera(self.world, self.objective.views[level], frame, self.config.prior, self.config.align_steps)
+        if step.begins and step.phase != "warm_up" and not self.frozen:
+            self._prepare(step)
         generator = torch.Generator().manual_seed((self.config.seed << 32) + number)
         loss = self.objective(step.phase, step.level, step.frames, generator, scene=step.scene)
         if not bool(torch.isfinite(loss)):
@@ -95,6 +94,15 @@ class _Fitting:
         if number % TRACE_EVERY == 0:
             about = {"step": number, "level": step.level, "loss": float(loss.detach())}
             self.trace.append(about | self.objective.parts)
+
+    def _prepare(self, step: Step) -> None:
+        """What precedes a section: cameras aligned to the scene's picture; before the first, bodies settled."""
+        if step.first and self.config.settle_steps:
+            settle(self.world, self.config)
+        if self.config.align_steps:
+            level = step.level if step.phase == "separate" else 1
+            for frame in range(len(self.world.base.times)):
+                align_camera(self.world, self.objective.views[level], frame, self.config.prior, self.config.align_steps)
 
     def splits(self, steps: list[Step], number: int) -> bool:
         """Whether the scene's Gaussians are split after this step: as the warm-up ends, a third into the joint one."""

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.avatar import make_avatar
+from distill.avatar import Avatar, make_avatar
 from distill.body import BodyModel
 from distill.geometry.transforms import make_transform
 from distill.results import Result
@@ -23,6 +23,8 @@ from teacher.scene.seeds import coloured, scene_gaussians
 from teacher.scene.world import Base
 
 Array = NDArray[Any]
+SLIM: Final = 0.6
+"""Of the scales of `make_avatar`, which close the skin seen from the front."""
 COLOURED_FRAMES: Final = 12
 """Frames that give an avatar its first colours."""
 
@@ -63,10 +65,11 @@ def make_base(
     times = torch.from_numpy(np.asarray(cameras.timestamps, np.float64))
     colour_from = torch.from_numpy(chosen_frames(len(frames), COLOURED_FRAMES))
     part = Footage(**{n: v if n == "K" else v[colour_from] for n, v in vars(footage).items()})
+    anchors = min(config.person_count, body.num_vertices)
     avatars = [
         coloured(
-            make_avatar(body, betas[person], anchors=min(config.person_count, body.num_vertices)), body, part, person,
-            body_rot[colour_from, person], cam_from_body[colour_from, person], present[colour_from, person],
+            slim(make_avatar(body, betas[person], anchors=anchors)), body, part, person, body_rot[colour_from, person],
+            cam_from_body[colour_from, person], present[colour_from, person],
         )
         for person in range(present.shape[1])
     ]  # fmt: skip
@@ -82,6 +85,11 @@ def make_base(
         keypoint_weight=torch.zeros(shape) if keypoint_score is None else tensor(keypoint_score),
         avatars=avatars, scene=scene, pivot_m=_middle_depth(scene.means, world_from_cam),
     )  # fmt: skip
+
+
+def slim(avatar: Avatar) -> Avatar:
+    """The avatar with smaller Gaussians: discs that just tile a limb stand out beyond its outline."""
+    return replace(avatar, scales=SLIM * avatar.scales)
 
 
 def _middle_depth(points: Tensor, world_from_cam: Tensor) -> float:

@@ -17,7 +17,7 @@ from teacher.scene.config import PriorConfig
 from teacher.scene.terms import acceleration, soft, turn_acceleration
 from teacher.scene.world import Base, World
 
-USUAL: Final = {"joint": 10.0, "turn": 60.0, "camera": 2.0, "camera_turn": 3.0}
+USUAL: Final = {"joint": 10.0, "turn": 15.0, "camera": 2.0, "camera_turn": 3.0}
 """Usual accelerations: m/s^2 of joints, rad/s^2 of joints against their parents, both of the camera."""
 STILL_MPS: Final = 0.1
 """Usual speed of a site that touches, m/s."""

@@ -5,7 +5,7 @@ gaussians/
     scene.npz           Gaussians of the static scene, packed (`distill.render.packed`), world, metres
     personK.npz         avatar of person K (`distill.avatar`)
     dynamics.npz        the field in time of every person (`residuals`); not needed to pose an avatar
-    result/             refined cameras and bodies (`distill.results`), only if the decision is "refined"
+    refined/            refined cameras and bodies (`distill.results`); labels take them if the decision is "refined"
     beside.jpg, turntable.jpg   pictures
     trace.json          terms of the objective over the steps
 
@@ -89,11 +89,11 @@ def run(clip: ClipFolder, config: GaussiansConfig, report: Report) -> Outcome:
     taken = after if decision.decision == "refined" else before
     folder = clip.stage_dir("gaussians")
     save_fit(folder, taken, context.footage)
-    if decision.decision == "refined":
-        save_result(folder / "result", after.result)
+    save_result(folder / "refined", after.result)
     summary: dict[str, Any] = {
         **asdict(decision), "before": before.numbers, "after": after.numbers, "lpips": lpips, "device": device.type,
-        "frames": len(frames), "size": list(footage.size), "scene_gaussians": len(taken.world.scene()),
+        "frames": len(frames), "held_out": frames[sorted(held_out_frames(len(frames), config.held_out_every))].tolist(),
+        "size": list(footage.size), "scene_gaussians": len(taken.world.scene()),
         "person_gaussians": [len(avatar) for avatar in taken.world.base.avatars],
         "person_depth": bool((footage.person_depth > 0).any()),
     }  # fmt: skip

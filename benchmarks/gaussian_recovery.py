@@ -1,0 +1,319 @@
+"""What the photometric stage mends: cameras and poses made wrong on a drawn clip, noise, and labelled clips.
+
+    python benchmarks/gaussian_recovery.py experiment=recovery     [frames=12] [visits='[2,16,4]'] ...
+    python benchmarks/gaussian_recovery.py experiment=noise        sigma from 0 to 0.02 (JOintGS's test)
+    python benchmarks/gaussian_recovery.py experiment=track clips=FOLDER truth=FOLDER
+
+Recovery and noise: a clip is drawn; every camera is turned and shifted and every joint turned, each in a direction of
+its own and independently in each frame; Gaussians are fitted to the frames with these cameras and poses held
+(`held`) and refined (`refined`). Bodies keep their place in the camera, as trackers give it. Track: clips that
+`footfall label` solved get the stage, and are scored against the truth before and after. Results go to
+benchmarks/results/gaussian_EXPERIMENT.json (and .png of the noise test), one row after the other; rows that are there
+are kept. docs/gaussians.md has the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from distill.body import load_body_model
+from distill.config import load_config
+from distill.errors import FootfallError
+from distill.files import read_json, write_json
+from distill.geometry.rotations import matrix_from_rotvec, rotation_angle
+from distill.provenance import code_commit
+from distill.results import Result, load_result
+from distill.synthetic import ClipSpec, make_clip
+from distill.synthetic.clips import render_clip
+from teacher.scene.config import GaussiansConfig
+from teacher.scene.fit import fit
+from teacher.scene.footage import Footage, make_footage
+from teacher.scene.inputs import held_out_frames, make_base, make_views
+from teacher.scene.objective import Objective
+from teacher.scene.pictures import draw_frame, save_pictures
+from teacher.scene.stage import held_out_psnr
+from teacher.scene.world import BODY, CAMERA, Base, World, make_unknowns
+
+RESULTS = Path(__file__).resolve().parent / "results"
+POINTS = 8000
+"""Points of the scene, as the geometric stage would leave them."""
+
+
+@dataclass(kw_only=True)
+class RecoveryConfig:
+    """One run."""
+
+    experiment: Literal["recovery", "noise", "track"] = "recovery"
+    """What is run."""
+    frames: int = 12
+    """Frames of the drawn clip, at 30 a second."""
+    seed: int = 11
+    """Of the clip and of the errors."""
+    camera_deg: float = 2.0
+    """Turn of every camera."""
+    camera_m: float = 0.05
+    """Shift of every camera."""
+    pose_deg: float = 8.0
+    """Turn of every joint."""
+    sigmas: list[float] = field(default_factory=lambda: [0.0, 0.005, 0.01, 0.02])
+    """Standard deviations of the noise test: radians of cameras, roots and joints, metres of cameras."""
+    clips: str = ""
+    """Folder with labelled clips (a labelling folder's `clips`), for experiment=track."""
+    truth: str = ""
+    """Folder with the drawn clips of the same names."""
+    pictures: str = ""
+    """Folder for pictures; empty: none."""
+    gaussians: GaussiansConfig = field(
+        default_factory=lambda: GaussiansConfig(
+            enabled="on", long_side=224, frames=24, scene_count=2000, person_count=1000, visits=[2, 16, 4],
+            levels=[4, 2], align_steps=4, settle_steps=60,
+        )
+    )  # fmt: skip
+    """Of the stage."""
+
+
+@dataclass
+class Drawn:
+    """A drawn clip with its footage and points."""
+
+    truth: Result
+    footage: Footage
+
+
+def draw_clip(config: RecoveryConfig) -> Drawn:
+    """A walking person before a camera that walks along; masks and background depth are those of the renderer."""
+    spec = ClipSpec(
+        id="recovery", seed=config.seed, frames=config.frames, size=[448, 256], supersample=1, exposure=0.0, focal=640.0
+    )
+    clip = make_clip(spec)
+    pictures = list(render_clip(clip))
+    truth = clip.truth
+    depth = np.stack([np.where(picture.ids == 0, picture.depth, 0) for picture in pictures])
+    images, ids = np.stack([p.rgb for p in pictures]), np.stack([p.ids for p in pictures])
+    truth.scene_points, truth.scene_rgb = back_projected(truth, images, depth, config.seed)
+    size = (config.gaussians.long_side, round(config.gaussians.long_side * spec.height / spec.width))
+    return Drawn(truth, make_footage(images, ids, 1, truth.cameras.K, size, depth=depth))
+
+
+def back_projected(truth: Result, images: np.ndarray, depth: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points [N, 3] of the background in every second frame, true but for 1 cm, and their colours."""
+    rng = np.random.default_rng(seed)
+    chosen = range(0, len(images), 2)
+    points, colours = [], []
+    for frame in chosen:
+        rows, columns = np.nonzero(depth[frame] > 0)
+        kept = rng.choice(len(rows), min(len(rows), POINTS // len(chosen)), replace=False)
+        rows, columns = rows[kept], columns[kept]
+        rays = np.stack((columns + 0.5, rows + 0.5, np.ones(len(rows))), -1) @ np.linalg.inv(truth.cameras.K).T
+        pose = truth.cameras.world_from_cam[frame]
+        points.append((rays * depth[frame, rows, columns, None]) @ pose[:3, :3].T + pose[:3, 3])
+        colours.append(images[frame, rows, columns])
+    noise = rng.normal(0, 0.01, (sum(map(len, points)), 3))
+    return (np.concatenate(points) + noise).astype(np.float32), np.concatenate(colours)
+
+
+def disturbed(truth: Result, config: RecoveryConfig) -> Result:
+    """Every camera and joint off by exactly the given angle and distance, in directions drawn for each frame."""
+    generator = torch.Generator().manual_seed(config.seed)
+    frames, people = truth.motion.present.shape
+
+    def directions(*shape: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(*shape, 3, generator=generator, dtype=torch.float64), dim=-1)
+
+    return moved(
+        truth, math.radians(config.camera_deg) * directions(frames), config.camera_m * directions(frames),
+        math.radians(config.pose_deg) * directions(frames, people, 23), torch.zeros(frames, people, 3),
+    )  # fmt: skip
+
+
+def noisy(truth: Result, sigma: float, seed: int) -> Result:
+    """JOintGS's test: independent normal noise on camera turn and shift, root and joints."""
+    generator = torch.Generator().manual_seed(seed)
+    frames, people = truth.motion.present.shape
+    shapes = ((frames, 3), (frames, 3), (frames, people, 23, 3), (frames, people, 3))
+    return moved(truth, *(sigma * torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes))
+
+
+def moved(
+    truth: Result, camera_rot: torch.Tensor, camera_pos: torch.Tensor, pose: torch.Tensor, root: torch.Tensor
+) -> Result:
+    """The result with turned and shifted cameras and turned joints; bodies keep their place in the camera."""
+    camera, motion = truth.cameras.world_from_cam.copy(), truth.motion
+    camera[:, :3, :3] = camera[:, :3, :3] @ matrix_from_rotvec(camera_rot).numpy()
+    camera[:, :3, 3] += camera_pos.numpy()
+    cam_from_body = motion.cam_from_body.copy()
+    cam_from_body[..., :3, :3] = cam_from_body[..., :3, :3] @ matrix_from_rotvec(root.double()).numpy()
+    body_rot = motion.body_rot @ matrix_from_rotvec(pose).numpy()
+    return replace(
+        truth, cameras=replace(truth.cameras, world_from_cam=camera),
+        motion=replace(motion, body_rot=body_rot, cam_from_body=cam_from_body),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def errors(world: World, true: Base) -> dict[str, float]:
+    """Against the truth, nothing aligned: means over frames (and joints)."""
+    camera = world.world_from_cam()
+    body_rot, cam_from_body = world.bodies()
+    found = true.parts(true.betas, body_rot, cam_from_body).joints
+    wanted = true.parts(true.betas, true.body_rot, true.cam_from_body).joints
+    off = (found - found[..., :1, :]) - (wanted - wanted[..., :1, :])
+    pixels = [project_view(world, true, points) for points in (found, wanted)]
+    return {
+        "camera_deg": math.degrees(rotation_angle(camera[:, :3, :3], true.world_from_cam[:, :3, :3]).mean()),
+        "camera_cm": 100 * float((camera - true.world_from_cam)[:, :3, 3].norm(dim=-1).mean()),
+        "joint_deg": math.degrees(rotation_angle(body_rot, true.body_rot).mean()),
+        "mpjpe_mm": 1000 * float(off.norm(dim=-1).mean()),
+        "joint_px": float((pixels[0] - pixels[1]).norm(dim=-1).mean()),
+        "root_mm": 1000 * float((found - wanted)[..., 0, :].norm(dim=-1).mean()),
+    }
+
+
+def project_view(world: World, base: Base, points: torch.Tensor) -> torch.Tensor:
+    """Joints [T, P, 24, 3] in the camera -> pixels at 500 pixels focal length."""
+    return 500 * points[..., :2] / points[..., 2:]
+
+
+def fitted(
+    drawn: Drawn, start: Result, config: GaussiansConfig, *, refine: bool, folder: Path | None
+) -> dict[str, Any]:
+    """Fit from a start; the row of numbers."""
+    frames = np.arange(len(start.cameras.timestamps))
+    body = load_body_model("anny")
+    base = make_base(start, frames, drawn.footage, body, config)
+    true = make_base(drawn.truth, frames, drawn.footage, body, config)
+    world = World(base, make_unknowns(base, config.seed))
+    held_out = held_out_frames(len(frames), config.held_out_every)
+    objective = Objective(world, make_views(base, drawn.footage, config), config, held_out, None)
+    settings = config if refine else replace(config, align_steps=0)
+    begun, before = time.process_time(), errors(world, true)
+    fit(world, objective, settings, show, frozen=frozenset() if refine else frozenset((*CAMERA, *BODY)))
+    seconds = time.process_time() - begun
+    if folder is not None:
+        save_pictures(folder, world, drawn.footage)
+    return {
+        "before": before,
+        "after": errors(world, true),
+        "held_out_psnr_db": held_out_psnr(world, drawn.footage, held_out),
+        "held_out_person_psnr_db": person_psnr(world, drawn.footage, held_out),
+        "cpu_seconds": seconds,
+    }
+
+
+def person_psnr(world: World, footage: Footage, held_out: set[int]) -> float:
+    """Mean PSNR (dB) over the pixels of people, masked: no background adds to it."""
+    values = []
+    for frame in sorted(held_out):
+        weight = footage.people[frame]
+        off = (draw_frame(world, footage, frame) - footage.images[frame]).square().mean(-1)
+        values.append(-10 * math.log10(float((off * weight).sum() / weight.sum())))
+    return float(np.mean(values))
+
+
+def show(part: float, text: str) -> None:
+    """Progress on one line."""
+    print(f"\r{part:5.1%} {text}".ljust(60), end="", flush=True)
+
+
+def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
+    """The recovery or the noise test, row by row."""
+    drawn = draw_clip(config)
+    starts: Mapping[str, Result]
+    settings = config.gaussians
+    if config.experiment == "recovery":
+        starts = {"disturbed": disturbed(drawn.truth, config)}
+        prior = replace(settings.prior, camera_rot_deg=2.0, camera_pos_m=0.2, pose_deg=config.pose_deg)
+        settings = replace(settings, prior=prior)
+    else:
+        starts = {f"sigma={sigma}": noisy(drawn.truth, sigma, config.seed) for sigma in config.sigmas}
+    for name, start in starts.items():
+        for refine in (True, False):
+            row = f"{name} {'refined' if refine else 'held'}"
+            if row not in rows:
+                folder = Path(config.pictures) / row.replace(" ", "-") if config.pictures else None
+                rows[row] = fitted(drawn, start, settings, refine=refine, folder=folder)
+                write_rows(path, config, rows)
+            print(row, {k: round(v, 2) for k, v in rows[row]["after"].items()}, round(rows[row]["held_out_psnr_db"], 2))
+
+
+def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
+    """The stage on labelled clips, scored against the truth."""
+    from teacher.benchmark.scores import clip_values
+    from teacher.scene import stage
+    from teacher.workspace import ClipFolder, StageRecord
+
+    for root in sorted(Path(config.clips).iterdir()):
+        if root.name in rows or not (root / "joint" / "meta.json").is_file():
+            continue
+        clip = ClipFolder(root)
+        truth = load_result(Path(config.truth) / root.name / "truth")
+        clip.begin("gaussians")
+        begun = time.process_time()
+        settings = replace(config.gaussians, align_steps=0)
+        outcome = stage.run(clip, settings, show)
+        seconds = time.process_time() - begun
+        clip.finish(StageRecord(stage="gaussians", status="done", implementation="", config_hash="", inputs={}))
+        rows[root.name] = {
+            "stage": outcome.summary, "cpu_seconds": seconds,
+            "before": clip_values(truth, load_result(clip.require("joint"))),
+            "after": clip_values(truth, load_result(clip.stage_dir("gaussians") / "tried")),
+        }  # fmt: skip
+        write_rows(path, config, rows)
+        print(root.name, outcome.summary["decision"], outcome.summary["reasons"])
+
+
+def write_rows(path: Path, config: RecoveryConfig, rows: dict[str, Any]) -> None:
+    """The JSON, and the plot of the noise test."""
+    about = {
+        name: getattr(config, name) for name in ("experiment", "frames", "seed", "camera_deg", "camera_m", "pose_deg")
+    }
+    write_json(path, {**about, "visits": config.gaussians.visits, "commit": code_commit(), "rows": rows})
+    if config.experiment == "noise":
+        plot_noise(path.with_suffix(".png"), rows)
+
+
+def plot_noise(path: Path, rows: Mapping[str, Any]) -> None:
+    """PSNR of people on held-out frames against sigma, held and refined."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.2))
+    for way in ("refined", "held"):
+        chosen = {float(n.split()[0].removeprefix("sigma=")): r for n, r in rows.items() if n.endswith(way)}
+        sigmas = sorted(chosen)
+        axes.plot(sigmas, [chosen[s]["held_out_person_psnr_db"] for s in sigmas], "o-", label=way)
+    axes.set_xlabel("sigma (rad, m)")
+    axes.set_ylabel("PSNR of people, held-out frames (dB)")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    config = load_config(RecoveryConfig, None, parser.parse_args().overrides)
+    torch.set_num_threads(1)
+    path = RESULTS / f"gaussian_{config.experiment}.json"
+    try:
+        rows = dict(read_json(path)["rows"])
+    except FootfallError:
+        rows = {}
+    (run_track if config.experiment == "track" else run_drawn)(config, rows, path)
+
+
+if __name__ == "__main__":
+    main()
