@@ -40,8 +40,6 @@ class _Step:
     """[B, L, P] opacity times the Gaussian."""
     alpha: Tensor
     """[B, L, P] what of it counts."""
-    before: Tensor
-    """[B, L, P] light that reaches a splat."""
     weight: Tensor
     """[B, L, P] share of a pixel that a splat makes up."""
 
@@ -119,10 +117,10 @@ def _steps(means: Tensor, conics: Tensor, opacities: Tensor, lists: TileLists, w
             linear, raw = _expand(offset, conic, log)
             alpha = torch.threshold(raw, MIN_ALPHA, 0).clamp_(max=MAX_ALPHA)
             after = (1 - alpha).cumprod(1).mul_(light)
-            before = torch.cat((light, after[:, :-1]), 1)
+            before = torch.cat((light, after[:, :-1]), 1)  # light that reaches a splat
             light = after[:, -1:].clone()
             weight = after.gt_(OPAQUE).mul_(alpha).mul_(before)
-            yield _Step(tiles, index, offset, conic, linear, raw, alpha, before, weight)
+            yield _Step(tiles, index, offset, conic, linear, raw, alpha, weight)
             if light.max() <= OPAQUE:
                 break
 
