@@ -138,9 +138,8 @@ def how_made(folder: Path) -> dict[str, Any]:
     stage = _stage_of(folder)
     if stage is None:
         return {"poses": "given", "unseen": []}
-    refined = (stage / "result" / "meta.json").is_file()
-    verdict = read_json(stage / "verdict.json") if (stage / "verdict.json").is_file() else {}
-    return {"poses": "fitted" if refined else "given", "unseen": verdict.get("held_out")}
+    verdict = read_json(stage / "verdict.json")
+    return {"poses": "fitted" if _is_refined(stage) else "given", "unseen": verdict.get("held_out")}
 
 
 def draw_result(
@@ -150,7 +149,7 @@ def draw_result(
 
     Args:
         folder: a student's result with `gaussians.ply` and `avatars/`, or the teacher's `clips/ID/joint`, whose
-            Gaussians lie in `clips/ID/gaussians` (with refined cameras and poses, if it keeps them).
+            Gaussians lie in `clips/ID/gaussians` (with the refined cameras and poses, if the stage decided for them).
         size: width and height of the pictures; the lens is scaled to it.
         frames: numbers; those that the result does not have are left out.
 
@@ -198,6 +197,11 @@ def _stage_of(folder: Path) -> Path | None:
     return stage if folder.name == "joint" and (stage / "scene.npz").is_file() else None
 
 
+def _is_refined(stage: Path) -> bool:
+    """Whether the teacher's stage prefers its own cameras and poses to the geometric ones."""
+    return bool(read_json(stage / "verdict.json").get("decision") == "refined")
+
+
 def _load(folder: Path) -> tuple[Result, Gaussians, dict[int, Avatar]]:
     """The result, the scene, and avatars by the person's row in the motion."""
     stage = _stage_of(folder)
@@ -212,8 +216,7 @@ def _load(folder: Path) -> tuple[Result, Gaussians, dict[int, Avatar]]:
             f"result {folder}", got="no Gaussians with it", expected="gaussians.ply, or the teacher's stage gaussians",
             do="run or label with Gaussians",
         )  # fmt: skip
-    refined = stage / "result"
-    result = load_result(refined if (refined / "meta.json").is_file() else folder)
+    result = load_result(stage / "refined" if _is_refined(stage) else folder)
     avatars = {int(path.stem[len("person") :]): load_avatar(path)[0] for path in sorted(stage.glob("person*.npz"))}
     rows_there = {row: avatar for row, avatar in avatars.items() if row < len(result.motion.ids)}
     return result, load_packed(stage / "scene.npz")[0], rows_there

@@ -216,9 +216,9 @@ def teacher_folder(root: Path, body: BodyModel, *, refined: bool) -> Path:
     avatar.colors[:] = torch.tensor([1.0, 0.0, 0.0])
     save_packed(stage / "scene.npz", wall)
     save_avatar(stage / "person0.npz", avatar)
+    save_result(stage / "refined", result)
+    write_json(stage / "verdict.json", {"decision": "refined" if refined else "geometry", "held_out": [2, 7]})
     if refined:
-        save_result(stage / "result", result)
-        write_json(stage / "verdict.json", {"decision": "refined", "held_out": [2, 7]})
         result.motion.cam_from_body[:, :, 0, 3] += 10
     save_result(root / "joint", result)
     return root / "joint"
@@ -242,7 +242,7 @@ def test_a_result_draws_its_people_and_scene(tmp_path: Path, body: BodyModel, ki
     np.testing.assert_allclose(person[2, 2], 1, atol=1e-3)
     assert picture[2, 2].max() > 0.05  # the wall
     assert frames[5][1] is None  # nobody is present
-    expected = {"student": ("given", []), "teacher": ("given", None), "refined": ("fitted", [2, 7])}[kind]
+    expected = {"student": ("given", []), "teacher": ("given", [2, 7]), "refined": ("fitted", [2, 7])}[kind]
     assert (how_made(folder)["poses"], how_made(folder)["unseen"]) == expected
 
 
