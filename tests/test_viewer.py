@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from distill.body import BodyModel
 from distill.convert.axes import Z_UP_FROM_WORLD
 from distill.errors import FootfallError
+from distill.files import write_json
 from distill.render import Gaussians
 from distill.render.ply import write_gaussians
 from distill.results import Result
@@ -240,6 +241,10 @@ def test_video_beside_a_result(tmp_path: Path) -> None:
     assert find_video("", tmp_path / "truth") is None
     (tmp_path / "video.mp4").touch()
     assert find_video("", tmp_path / "truth") == tmp_path.resolve() / "video.mp4"
+    (tmp_path / "video.mp4").rename(tmp_path / "mine.mp4")
+    for start, found in ((0.0, tmp_path / "mine.mp4"), (2.0, None)):  # a cut clip has another clock
+        write_json(tmp_path / "clip.json", {"path": str(tmp_path / "mine.mp4"), "start_s": start, "fps": None})
+        assert find_video("", tmp_path / "joint") == found
     with pytest.raises(FootfallError, match="no such file"):
         find_video(str(tmp_path / "other.mp4"), tmp_path)
 

@@ -95,6 +95,7 @@ def _arrays(source: Source, track: Track, poses: Poses, target: BodyModel | None
         "betas": np.pad(np.asarray(betas, np.float64), (0, BETAS - len(betas))),
         "gender": np.array("neutral"),
         "mocap_framerate": source.fps,
+        "mocap_frame_rate": source.fps,  # as AMASS' newer files spell it
         "dmpls": np.zeros((len(turns), 8)),
         "smpl_poses": rotvecs,
         "present": poses.present,

@@ -16,7 +16,8 @@ class ViewConfig:
     port: int = 8080
     """Port; where it is taken the next free one, which is printed."""
     video: str = ""
-    """Video whose frames the camera shows; empty takes video.mp4 beside the first result, if there is one."""
+    """Video whose frames the camera shows; empty takes what lies beside each result: video.mp4, or the video
+    of a labelled clip."""
     body: str = ""
     """smpl:FILE or smplx:FILE, needed when a result's bodies are of that licensed model."""
     apart: float = 0.0

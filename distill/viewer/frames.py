@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import FootfallError
+from distill.files import read_json
 from distill.video import Decoder
 
 Array = NDArray[Any]
@@ -47,7 +48,7 @@ class Frames:
 
 
 def find_video(named: str, result: Path) -> Path | None:
-    """The video to show: the one named, or `video.mp4` beside a result.
+    """The video to show: the one named, `video.mp4` beside a result, or the one that a labelled clip was made from.
 
     Raises:
         FootfallError: a named one is not there.
@@ -57,4 +58,10 @@ def find_video(named: str, result: Path) -> Path | None:
             raise FootfallError(f"video {named}", got="no such file", expected="a video", do="check the path")
         return Path(named)
     beside = result.resolve().parent / "video.mp4"
-    return beside if beside.is_file() else None
+    if beside.is_file():
+        return beside
+    clip = beside.with_name("clip.json")  # of `clips/ID/joint/`
+    about = read_json(clip) if clip.is_file() else {}
+    keeps_clock = about.get("start_s", 0) == 0 and about.get("fps") is None
+    path = Path(about.get("path", ""))
+    return path if keeps_clock and path.is_file() else None
