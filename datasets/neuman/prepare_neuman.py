@@ -33,8 +33,8 @@ from teacher.readers.outside import array_of
 from teacher.readers.pickled import load_pickled
 
 Array = NDArray[Any]
-FPS = 30.0
-"""Nominal: the data hold no time stamps."""
+FPS = 3.0
+"""Nominal: NeuMan keeps every tenth frame of a phone's video, taken to have 30 a second; there are no time stamps."""
 LICENCE = "NeuMan: Apple's sample-code licence"
 LENSES = {
     "PINHOLE": (0, 1, 2, 3),
@@ -159,7 +159,8 @@ def given_of(sparse: Sparse, folder: Path, body: BodyModel | None) -> Result:
         scene_points=sparse.points / scale @ first[:3, :3].T + first[:3, 3],
         meta={
             "world": "first_camera", "clip": folder.name, "source": "NeuMan: COLMAP and ROMP, not truth",
-            "units_per_metre": scale, "units_per_metre_spread": float(scales.std() / scale), "fps": "nominal",
+            "units_per_metre": scale, "units_per_metre_spread": float(scales.std() / scale),
+            "fps": "nominal: every tenth frame of 30 a second",
         },
     )  # fmt: skip
 
