@@ -5,7 +5,9 @@
 
 Writes table.md, report.json, calibration.png and uncertainty.json (the scales that the predictions call for; with
 --write they become the shipped ones). With a checkpoint, predictions are recorded once, to OUT/recordings; later runs
-need the network no more. The scales are fitted on other draws, or on every second clip, than they are judged on.
+need the network no more. No scale is judged on what it was fitted on: simulated clips are judged on other draws;
+recorded ones with scales fitted on every other clip, once on the even and once on the odd ones. The scales that are
+written are fitted on all.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -167,10 +169,27 @@ def rescaled(frames: list[FusedFrame], config: FuserConfig) -> Paths:
     return Paths(world_from_cam=moved, world_from_body=bodies)
 
 
+def joined(found: list[dict[str, Array]]) -> dict[str, Array]:
+    """Errors of several clips as of one."""
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def fitted(cases: list[Case], config: FuserConfig) -> tuple[UncertaintyScales, dict[str, Any]]:
+    """Scales that clips call for, and what they are made of; results are stretched as settled frames want it."""
+    scales, parts = fit_scales(error_series(((case.observations, case.truth) for case in cases), config), config)
+    found = [
+        frame_errors(fuse(case, scales, config)[1], case.truth, inverse(case.truth.cameras.world_from_cam[0]))
+        for case in cases
+    ]
+    stretch = {name: values["stretch"] for name, values in coverage(joined(found)).items()}
+    camera, root = ((stretch[f"{kind} rotation"], stretch[f"{kind} position"]) for kind in ("camera", "root"))
+    return dataclasses.replace(scales, camera_result=camera, root_result=root), parts
+
+
 METHODS = ("chain", "average", "fuser at once", "fuser settled")
 
 
-def measure(cases: Iterator[Case], scales: UncertaintyScales, config: FuserConfig) -> dict[str, Any]:
+def measure(cases: Iterable[Case], scales: UncertaintyScales, config: FuserConfig) -> dict[str, Any]:
     """Clip -> method -> scores, and the errors of the fuser with what it said of them."""
     rows: dict[str, Any] = {}
     errors: dict[str, list[Any]] = {"fuser at once": [], "fuser settled": []}
@@ -190,8 +209,7 @@ def measure(cases: Iterator[Case], scales: UncertaintyScales, config: FuserConfi
         print(
             case.name, {name: [round(x) for x in values] for name, values in row.items()}, f"{spent:.1f} ms", flush=True
         )
-    joined = {name: {k: np.concatenate([p[k] for p in parts]) for k in parts[0]} for name, parts in errors.items()}
-    return {"rows": rows, "errors": joined}
+    return {"rows": rows, "errors": {name: joined(parts) for name, parts in errors.items()}}
 
 
 def mean_of(draws: list[dict[str, Any]], method: str) -> list[float]:
@@ -238,31 +256,33 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     config = FuserConfig()
+    folds: list[tuple[list[Case], Iterable[Case]]]
     if options.checkpoint is None:
         specs = collection("footsteps-v1")
         specs += [dataclasses.replace(ClipSpec(fps=30.0), **words) for words in LONG]
         fit = list(simulated(specs[::3], FIT_SEED))
-        cases = (case for seed in range(options.seeds) for case in simulated(specs, seed))
+        folds = [(fit, (case for seed in range(options.seeds) for case in simulated(specs, seed)))]
     else:
-        every = list(recorded(options.checkpoint, options.clips, options.out))
-        fit, cases = every[::2], iter(every)
-    series = error_series(((case.observations, case.truth) for case in fit), free_body(), config)
-    scales, parts = fit_scales(series, config)
-    left = coverage(measure(iter(fit), scales, config)["errors"]["fuser settled"])
-    scales = dataclasses.replace(scales, result=float(np.mean([part["stretch"] for part in left.values()])))
-    print(scales, parts, flush=True)
+        fit = list(recorded(options.checkpoint, options.clips, options.out))
+        folds = [(fit[::2], fit[1::2]), (fit[1::2], fit[::2])]
+    parts_of_all = [measure(cases, fitted(part, config)[0], config) for part, cases in folds]
     command = shlex.join(["python", *sys.argv])
+    scales, parts = fitted(fit, config)
     write_json(options.out / "uncertainty.json", {"command": command, "parts": parts, "scales": asdict(scales)})
     if options.write:
         with atomic_path(SCALES_FILE) as path:
             path.write_bytes((options.out / "uncertainty.json").read_bytes())
-    found = measure(cases, scales, config)
-    honest = {name: coverage(errors) for name, errors in found["errors"].items()}
+    rows = {name: draws for found in parts_of_all for name, draws in found["rows"].items()}
+    rows = {name: rows[name] for name in sorted(rows)}
+    errors = {
+        method: joined([found["errors"][method] for found in parts_of_all]) for method in parts_of_all[0]["errors"]
+    }
+    honest = {method: coverage(found) for method, found in errors.items()}
     write_json(options.out / "report.json", {"command": command, "config": asdict(config), "scales": asdict(scales),
-                                             "rows": found["rows"], "coverage": honest})  # fmt: skip
-    write_text(options.out / "table.md", table(found["rows"]))
-    plot_calibration(options.out / "calibration.png", found["errors"])
-    print(table(found["rows"]))
+                                             "rows": rows, "coverage": honest})  # fmt: skip
+    write_text(options.out / "table.md", table(rows))
+    plot_calibration(options.out / "calibration.png", errors)
+    print(table(rows))
     print(honest)
 
 

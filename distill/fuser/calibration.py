@@ -1,10 +1,9 @@
 """How much to stretch a network's standard deviations, measured on recorded observations with truth.
 
-For each term: k, the true variance of its errors over the claimed one (as Student's t sees it, so that outliers do
-not rule); and the long-run factor 1 + 2 sum_l rho_l over lags l (Flyvbjerg and Petersen, J. Chem. Phys. 1989, eq. 9),
-by which the variance of a mean over many frames exceeds that of independent ones. Gaps that err together count as
-one: the mean correlation between gaps multiplies in. The scale is the root of the product. Standing feet are measured
-otherwise: by the drift of their error within a stance (`_foot_errors`).
+For each axis of each term: k, the true variance of its errors over the claimed one (as Student's t sees it, so that
+outliers do not rule), times 1 + (n - 1) rho for n gaps that err together. The stretch is the root of it. The long-run
+factor, by which the variance of a mean over many frames exceeds that of independent errors, is reported and not used
+(docs/fuser.md). Standing feet are measured otherwise, by how they drift (`_foot_stretch`).
 """
 
 from __future__ import annotations
@@ -17,23 +16,23 @@ from typing import Final
 import numpy as np
 from scipy.stats import chi2
 
-from distill.body import BodyModel
 from distill.fuser.config import FuserConfig, UncertaintyScales
-from distill.fuser.observation import FrameObservation, Motions, axis_variance
+from distill.fuser.observation import FEET, FrameObservation, Motions, axis_variance
 from distill.fuser.robust import student_weight
-from distill.fuser.simulate import feet_of
 from distill.fuser.smoother import FusedFrame
 from distill.fuser.so3 import Array, Ints, inverse, log
 from distill.fuser.terms import relative_motion, root_in_camera
 from distill.results import Result
 
-LAGS = 30
-"""Frames over which errors may be correlated."""
+HORIZON = 100
+"""Frames over which errors add up."""
+SHORTEST = 20
+"""Frames of a sequence that says something of the long run."""
 SHORTEST_STANCE = 5
 """Frames."""
-Series = dict[str, list[list[Array]]]
-"""Term -> for every clip (and person, and axis): one or more sequences [T] side by side (one per gap) of errors over
-their claimed deviation; NaN where there is none."""
+Series = dict[str, list[list[list[Array]]]]
+"""Term -> for every clip (and person, and stance): for every axis: one or more sequences [T] side by side (one per gap)
+of errors over their claimed deviation; NaN where there is none."""
 
 
 def variance_ratio(errors: Array, dof: float) -> float:
@@ -44,20 +43,18 @@ def variance_ratio(errors: Array, dof: float) -> float:
     return k
 
 
-def long_run_factor(series: Sequence[Array], lags: int = LAGS) -> float:
-    """1 + 2 sum rho over lags, at least 1, pooled over sequences [T]; NaN entries are left out.
+def long_run_factor(series: Iterable[Array], variance: float, frames: int = HORIZON) -> float:
+    """Variance of sums over `frames` errors, over that of independent errors of `variance`; pooled over sequences [T].
 
-    The sum ends at the first negative correlation, beyond which estimates are noise.
+    1 + 2 sum_l (1 - l / n) rho_l by blocks of about n frames (Flyvbjerg and Petersen, J. Chem. Phys. 1989). A
+    constant error of a clip counts n-fold; errors that come and go count less than 1.
     """
-    factor = 1.0
-    power = np.nanmean(np.concatenate([x * x for x in series]))
-    for lag in range(1, lags + 1):
-        products = np.concatenate([x[lag:] * x[:-lag] for x in series if len(x) > lag] or [np.full(1, np.nan)])
-        products = products[np.isfinite(products)]
-        if len(products) < 10 or products.mean() <= 0:
-            break
-        factor += 2 * float(products.mean() / power)
-    return factor
+    sums = []
+    for x in series:
+        x = x[np.isfinite(x)]
+        if len(x) >= SHORTEST:
+            sums += [block.sum() ** 2 / len(block) for block in np.array_split(x, max(len(x) // frames, 1))]
+    return float(np.mean(sums)) / variance if sums else 1.0
 
 
 def shared_factor(groups: Sequence[Sequence[Array]]) -> float:
@@ -72,26 +69,50 @@ def shared_factor(groups: Sequence[Sequence[Array]]) -> float:
     return float(max(np.mean(factors), 1.0)) if factors else 1.0
 
 
-def fit_scales(series: Series, config: FuserConfig) -> tuple[UncertaintyScales, dict[str, dict[str, float]]]:
-    """Scales of all terms, and what each is made of; 1 for a term of which nothing was observed."""
-    scales, parts = {}, {}
-    for field in fields(UncertaintyScales):  # "result" has no errors of its own: `coverage` tells it
-        groups = series.get(field.name, [])
-        flat = [sequence for group in groups for sequence in group]
-        if not flat:
-            scales[field.name] = 1.0
+def fit_scales(series: Series, config: FuserConfig) -> tuple[UncertaintyScales, dict[str, dict[str, list[float]]]]:
+    """Scales of all terms, and what each is made of, axis by axis; 1 for a term of which nothing was observed."""
+    scales: dict[str, tuple[float, ...]] = {}
+    parts: dict[str, dict[str, list[float]]] = {}
+    for name in (field.name for field in fields(UncertaintyScales)):  # results have no series: `coverage` tells them
+        clips = [clip for clip in series.get(name, []) if any(np.isfinite(x).any() for axis in clip for x in axis)]
+        if not clips:
             continue
-        k = variance_ratio(np.concatenate(flat), config.student_dof)
-        tame = [np.clip(x, -3 * np.sqrt(k), 3 * np.sqrt(k)) for x in flat]
-        run, shared = long_run_factor(tame), shared_factor(groups)
-        scales[field.name] = float(np.sqrt(k * run * shared))
-        parts[field.name] = {"variance_ratio": k, "long_run": run, "between_gaps": shared}
+        axes = [[clip[axis] for clip in clips] for axis in range(len(clips[0]))]
+        if name == "contact":
+            scales[name] = tuple(
+                _foot_stretch([x for group in axis for x in group], config.student_dof) for axis in axes
+            )
+            continue
+        found = [_made_of(axis, config.student_dof) for axis in axes]
+        scales[name] = tuple(float(np.sqrt(axis["variance_ratio"] * axis["between_gaps"])) for axis in found)
+        parts[name] = {part: [axis[part] for axis in found] for part in found[0]}
     return UncertaintyScales(**scales), parts
 
 
-def error_series(
-    clips: Iterable[tuple[Sequence[FrameObservation], Result]], body: BodyModel, config: FuserConfig
-) -> Series:
+def _made_of(groups: Sequence[Sequence[Array]], dof: float) -> dict[str, float]:
+    """Of one axis of a term."""
+    flat = [sequence for group in groups for sequence in group if np.isfinite(sequence).any()]
+    k = variance_ratio(np.concatenate(flat), dof)
+    tame = [np.clip(x, -3 * np.sqrt(k), 3 * np.sqrt(k)) for x in flat]
+    return {"variance_ratio": k, "between_gaps": shared_factor(groups), "long_run": long_run_factor(tame, k)}
+
+
+def _foot_stretch(stances: Sequence[Array], dof: float) -> float:
+    """By how feet drift while they are said to stand, or jump from frame to frame, whichever is more.
+
+    A constant error moves the foothold and does no harm. What does is the slope b over a stance of frames t: with
+    independent errors of variance a^2 the slope has variance a^2 / sum (t - mean t)^2 (least squares), so that
+    b sqrt(sum (t - mean t)^2) is what an error of one frame would be. Jumps are sqrt(2) a.
+    """
+    drift = []
+    for stance in stances:
+        time = np.arange(len(stance)) - (len(stance) - 1) / 2
+        drift.append(time @ stance / np.linalg.norm(time))
+    jumps = np.concatenate([np.diff(stance) for stance in stances]) / np.sqrt(2)
+    return float(np.sqrt(max(variance_ratio(np.array(drift), dof), variance_ratio(jumps, dof))))
+
+
+def error_series(clips: Iterable[tuple[Sequence[FrameObservation], Result]], config: FuserConfig) -> Series:
     """Normalised errors of all terms over clips of observations and their truth, frame by frame."""
     series: Series = defaultdict(list)
     for observations, truth in clips:
@@ -104,7 +125,7 @@ def error_series(
             back = [f.people[person].motions if person in f.people else Motions() for f in observations]
             _motion_errors(series, "body", back, truth.world_from_body[:, column], scale)
             _root_errors(series, observations, truth, column, scale)
-            _foot_errors(series, observations, truth, column, feet_of(truth, column, body), config)
+            _foot_errors(series, observations, truth, column, config)
     return series
 
 
@@ -135,9 +156,8 @@ def _motion_errors(series: Series, kind: str, motions: Sequence[Motions], poses:
         variance = np.repeat(axis_variance(frame.log_var, 3), 3, axis=1)
         for row, gap in enumerate(frame.gaps.tolist()):
             errors[gaps.index(gap), k] = term.residual[row] / np.sqrt(variance[row])
-    for axis in range(6):
-        name = f"{kind}_{'rotation' if axis < 3 else 'translation'}"
-        series[name].append([errors[row, :, axis] for row in range(len(gaps))])
+    for name, axes in ((f"{kind}_rotation", range(3)), (f"{kind}_translation", range(3, 6))):
+        series[name].append([[errors[row, :, axis] for row in range(len(gaps))] for axis in axes])
 
 
 def _root_errors(
@@ -159,31 +179,27 @@ def _root_errors(
         errors[k] = term.residual[0] / np.sqrt(variance)
     if np.isfinite(errors).any():
         errors[:, 5] -= np.nanmedian(errors[:, 5])
-    names = ["root_orientation"] * 3 + ["root_direction"] * 2 + ["root_depth"]
-    for axis, name in enumerate(names):
-        series[name].append([errors[:, axis]])
+    for name, axes in (("root_orientation", range(3)), ("root_direction", range(3, 5)), ("root_depth", range(5, 6))):
+        series[name].append([[errors[:, axis]] for axis in axes])
 
 
 def _foot_errors(
-    series: Series, observations: Sequence[FrameObservation], truth: Result, column: int, feet: Array,
-    config: FuserConfig,
-) -> None:  # fmt: skip
-    """How a foot's error in the body drifts while the foot is said to stand.
+    series: Series, observations: Sequence[FrameObservation], truth: Result, column: int, config: FuserConfig
+) -> None:
+    """Where a foot that is said to stand is in the world, by the true body and the network's foot, frame by frame.
 
-    A constant error moves the foothold and does no harm. What does is its slope b over a stance of frames t: with
-    independent errors of variance a^2 the slope has variance a^2 / sum (t - mean t)^2 (least squares), so that
-    b sqrt(sum (t - mean t)^2) is what an error of one frame would be.
+    False contacts are errors as well: feet that are said to stand and swing.
     """
-    for site in range(feet.shape[1]):
-        errors = np.full((len(observations), 3), np.nan)
+    poses = truth.world_from_body[:, column]
+    for site in range(FEET):
+        places = np.full((len(observations), 3), np.nan)
         for k, frame in enumerate(observations):
             person = frame.people.get(int(truth.motion.ids[column]))
             if person is not None and person.contact_prob[site] > config.contact_from:
-                errors[k] = (person.feet[site] - feet[k, site]) / config.foot_sigma_m
-        for stance in _stances(np.isfinite(errors[:, 0])):
-            time = np.arange(len(stance)) - (len(stance) - 1) / 2
-            drift = time @ errors[stance] / np.linalg.norm(time)
-            series["contact"] += [[value[None]] for value in drift]
+                places[k] = poses[k, :3, :3] @ person.feet[site] + poses[k, :3, 3]
+        for stance in _stances(np.isfinite(places[:, 0])):
+            local = poses[stance, :3, :3].transpose(0, 2, 1) @ (places[stance] - places[stance[0]])[..., None]
+            series["contact"].append([[axis] for axis in local[..., 0].T / config.foot_sigma_m])
 
 
 def _stances(standing: Array) -> list[Ints]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
+
+import numpy as np
 
 from distill.errors import FootfallError
 from distill.files import read_json
+from distill.fuser.so3 import Array
 
 SCALES_FILE: Final = Path(__file__).parent / "uncertainty.json"
 """Shipped scales, with the command that measured them."""
@@ -59,36 +62,47 @@ class FuserConfig:
                 raise ValueError(f"fuser: {field.name} is {getattr(self, field.name)}, expected more than 0")
 
 
+Stretch: TypeAlias = tuple[float, ...]
+"""By how much to stretch standard deviations, axis by axis; one number is for all axes."""
+
+
 @dataclass(kw_only=True, frozen=True)
 class UncertaintyScales:
-    """By how much the standard deviations of each term are stretched.
+    """By how much the standard deviations of each term are stretched, along x, y, z of the body or of the camera.
 
-    A student's variances may be wrong, and successive frames and different gaps see the same pixels, so that their
-    errors are not independent. Both are measured on recorded predictions (`distill.fuser.calibration`).
+    A student's variances may be wrong, one for all axes, and different gaps see the same pixels. People walk where they
+    face, so that motion sideways is known far better than motion ahead, and networks confuse which way somebody faces
+    while they see well enough who is upright. Measured on recorded predictions (`distill.fuser.calibration`).
     """
 
-    camera_rotation: float = 1.0
+    camera_rotation: Stretch = (1.0,)
     """Camera motion, rotation."""
-    camera_translation: float = 1.0
+    camera_translation: Stretch = (1.0,)
     """Camera motion, translation."""
-    corner_rotation: float = 1.0
+    corner_rotation: Stretch = (1.0,)
     """Camera motion from tracked corners, rotation."""
-    corner_translation: float = 1.0
+    corner_translation: Stretch = (1.0,)
     """Camera motion from tracked corners, translation."""
-    body_rotation: float = 1.0
+    body_rotation: Stretch = (1.0,)
     """Body motion, rotation."""
-    body_translation: float = 1.0
+    body_translation: Stretch = (1.0,)
     """Body motion, translation."""
-    root_orientation: float = 1.0
-    """Orientation of the root in the camera."""
-    root_direction: float = 1.0
-    """Ray to the root."""
-    root_depth: float = 1.0
+    root_orientation: Stretch = (1.0,)
+    """Orientation of the root in the camera; y is the body's long axis."""
+    root_direction: Stretch = (1.0,)
+    """Ray to the root, two axes."""
+    root_depth: Stretch = (1.0,)
     """Log depth of the root."""
-    contact: float = 1.0
+    contact: Stretch = (1.0,)
     """Place of a standing foot."""
-    result: float = 1.0
-    """What is given out: for correlations between terms, which nothing models."""
+    camera_result: Stretch = (1.0,)
+    """Cameras that are given out, rotation and translation: for errors that stay wrong over many frames."""
+    root_result: Stretch = (1.0,)
+    """People who are given out, rotation and translation."""
+
+    def rows(self, name: str, dims: int) -> Array:
+        """[dims] of a term."""
+        return np.broadcast_to(np.array(getattr(self, name)), (dims,))
 
 
 @functools.cache
@@ -106,10 +120,11 @@ def read_scales(path: Path) -> UncertaintyScales:
     record = read_json(path)
     scales = record.get("scales", {})
     names = {field.name for field in fields(UncertaintyScales)}
-    if set(scales) != names or not all(isinstance(value, float | int) and value > 0 for value in scales.values()):
+    numbers = [value for values in scales.values() for value in (values if isinstance(values, list) else [values])]
+    if set(scales) != names or not all(isinstance(value, float | int) and value > 0 for value in numbers):
         raise FootfallError(
             f"uncertainty scales {path}", got=scales or "none",
-            expected=f"a number above 0 for each of {sorted(names)}",
+            expected=f"a number above 0 for each axis of {sorted(names)}",
             do="measure them again with benchmarks/fuser_calibration.py",
         )  # fmt: skip
-    return UncertaintyScales(**scales)
+    return UncertaintyScales(**{name: tuple(np.atleast_1d(values).tolist()) for name, values in scales.items()})

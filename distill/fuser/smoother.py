@@ -23,6 +23,8 @@ SCALE_FROM_M = 0.2
 """How far a pelvis must have passed over its standing foot, by the pose, before that foot tells the scale."""
 JUMP: tuple[float, float] = (30.0, 30.0)
 """Speeds at which a camera of which nothing is known may move, rad/s and m/s."""
+ROOT_TERMS = (("root_orientation", 3), ("root_direction", 2), ("root_depth", 1))
+"""Terms of a root's residual, and how many rows each has."""
 LONGEST_STEP_S = 0.5
 """Velocities are compared over pauses up to this long."""
 
@@ -125,9 +127,8 @@ class Fuser:
 
     def _variance(self, log_var: Array, kind: str) -> Array:
         """[G, 6] variances of motions, per axis and stretched."""
-        rotation, translation = (getattr(self.scales, f"{kind}_{part}") ** 2 for part in ("rotation", "translation"))
-        pair = axis_variance(log_var, 3) * [rotation, translation]
-        return np.repeat(pair, 3, axis=1)
+        stretch = [self.scales.rows(f"{kind}_{part}", 3) for part in ("rotation", "translation")]
+        return np.repeat(axis_variance(log_var, 3), 3, axis=1) * np.concatenate(stretch) ** 2
 
     def _test_static(self, motions: Motions, kind: str) -> None:
         if not len(motions.gaps):
@@ -232,13 +233,15 @@ class Fuser:
 
     def _add_person(self, nodes: dict[int, int], person: int, seen: PersonObservation) -> None:
         """Root, motion, contacts and smoothness of one person."""
-        states, scales, node = self.window.states, self.scales, nodes[person]
-        scale = np.square((scales.root_orientation, scales.root_direction, scales.root_depth))
-        pair = [axis_variance(seen.root_log_var[k], dims) * scale[k] for k, dims in enumerate((3, 2, 1))]
+        states, node = self.window.states, nodes[person]
+        variance = [
+            axis_variance(seen.root_log_var[k], dims) * self.scales.rows(name, dims) ** 2
+            for k, (name, dims) in enumerate(ROOT_TERMS)
+        ]
         root = seen.cam_from_body
         self.window.tables["root"].add(
             [[nodes[CAMERA], node]],
-            {"R": root[None, :3, :3], "t": root[None, :3, 3], "variance": [np.repeat(pair, (3, 2, 1))]},
+            {"R": root[None, :3, :3], "t": root[None, :3, 3], "variance": [np.concatenate(variance)]},
         )
         motions = seen.motions.usable(min(self.config.lag, self._index))
         past = [states.node_of(person, self._index - int(gap)) for gap in motions.gaps]
@@ -255,7 +258,7 @@ class Fuser:
     def _add_contacts(self, person: int, node: int, camera: int, seen: PersonObservation) -> None:
         """Standing feet hold to their footholds; a foot that has come down gets a new one."""
         states = self.window.states
-        base = (self.config.foot_sigma_m * self.scales.contact) ** 2
+        base = (self.config.foot_sigma_m * self.scales.rows("contact", 3)) ** 2
         for site in range(FEET):
             probability = float(seen.contact_prob[site])
             if probability <= self.config.contact_from:
@@ -269,7 +272,7 @@ class Fuser:
             passed = np.linalg.norm(turn(states.R[node], foot) - self._began[person, site])
             self.window.tables["contact"].add(
                 [[node, camera]],
-                {"foot": foot[None], "variance": np.full((1, 3), base / probability),
+                {"foot": foot[None], "variance": base[None] / probability,
                  "tells_scale": [float(passed > SCALE_FROM_M)]},
                 foothold=[self._stances[person, site]],
             )  # fmt: skip
@@ -314,9 +317,11 @@ class Fuser:
                 scale_variance, place = covariance[6, 6], position
             else:
                 place = position + shrink * (states.t[node] - states.t[camera])
+            by = np.repeat(self.scales.rows("camera_result" if node == camera else "root_result", 2), 3)
+            stretched = np.outer(by, by)
             person = FusedPerson(
                 world_from_body=rigid(states.R[node], place),
-                covariance=self.scales.result**2
+                covariance=stretched
                 * _metric(covariance, shrink, scale_variance, turn(transpose(states.R[node]), place)),
             )
             people[int(states.owner[node])] = person
