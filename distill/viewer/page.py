@@ -125,7 +125,7 @@ class Viewer:
         middle = np.median(np.concatenate(places), axis=0) if places else (way[0] @ [0, 0, 3, 1])[:3]
         middle, eye = (page[:3, :3] @ point + page[:3, 3] for point in (middle, way[0, :3, 3]))
         away = (eye - middle) * [1, 1, 0]
-        distance = max(4.0, float(np.linalg.norm(away)))
+        distance = max(2.5, float(np.linalg.norm(away)))
         back = away / max(float(np.linalg.norm(away)), 1e-6)
         return middle + distance * (1.4 * back + [0, 0, 0.5]), middle
 
