@@ -12,7 +12,7 @@ network's size:
     people   pixels of people only
 
 Cameras, poses and the points' unit are true, so this measures the head alone. Times are of the CPU, one thread. Writes
-`report.json` and `pictures.png` (target, fresh, trained; a row for the frame, a row for the view).
+`report.json` and `pictures.jpg` (target, fresh, trained; a row for the frame, a row for the view).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import math
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from distill.geometry.transforms import invert, make_transform
 from distill.models.gaussian_head import GaussianHead
 from distill.models.student import Student
 from distill.provenance import code_commit
+from distill.render import Gaussians, render
 from distill.render.views import to_images
 from distill.synthetic import ClipSpec, make_clip
 from distill.synthetic.clips import make_stage
@@ -51,7 +53,7 @@ from distill.synthetic.render import open_renderer
 SOURCES = (0, 2)
 TARGETS = {"frame": 1, "view": 3}
 """Name of a target -> which frame of a window it is."""
-SHOWN = 4
+SHOWN = 3
 """Worlds in the picture."""
 FIRST_SEED = 9_300_000
 """Seeds of these worlds begin here; nothing else uses them."""
@@ -146,16 +148,23 @@ def score(batch: dict[str, Any], target: int, picture: Tensor) -> dict[str, floa
 
 
 def times_of(task: GaussianTask, batch: dict[str, Any]) -> dict[str, float]:
-    """CPU milliseconds of the parts, for one frame of one clip."""
-    frames = {view: task.student.encode(batch["images"][:, view].float() / 255) for view in SOURCES}
-    pair = task.student.backbone.decode(frames[0], frames[2])
+    """CPU milliseconds of the parts, for one world: the backbone's pair before, the head's, and the renderer's."""
+    images, size = batch["images"].float() / 255, (batch["images"].shape[-1], batch["images"].shape[-2])
+    frames = {view: task.student.encode(images[:, view]) for view in SOURCES}
+    last = task.student.backbone.decode(frames[0], frames[2]).tokens_a[-1]
+    points, conf = task.student.points(frames[0], frames[2])
     K = batch["K"][:, 0]
-    parts = {
-        "scene_head": lambda: task.head.scene(frames[0], pair.tokens_a[-1], pair.points_a, pair.conf_a, K),
-        "avatars_two_frames": lambda: task._avatars(batch, frames, list(SOURCES), 0, 2),
-        "draw_everything": lambda: task.draw(batch, SOURCES, 1),
+    scenes = {view: task._scene(batch, frames, view, SOURCES[1 - n]) for n, view in enumerate(SOURCES)}
+    scene, people, _ = task._gaussians(batch, frames, scenes, 0, 1)
+    every = Gaussians.cat([scene, *people.values()])
+    camera = invert(batch["world_from_cam"][0, 1])[None]
+    parts: dict[str, Callable[[], object]] = {
+        "backbone_pair_with_points": lambda: task.student.backbone.decode(frames[0], frames[2]),
+        "scene_head_per_keyframe": lambda: task.head.scene(frames[0], last, points, conf, K),
+        "avatars_of_two_frames": lambda: task._avatars(batch, frames, list(SOURCES), 0, 2),
+        "render": lambda: render(every, camera, batch["K"][0, 1][None], size),
     }
-    found = {}
+    found = {"gaussians_drawn": float(len(every)), "people": float(len(people))}
     for name, part in parts.items():
         part()
         began = time.process_time()
@@ -203,7 +212,7 @@ def main() -> int:
     facts = {"checkpoint": config.checkpoint, "worlds": config.worlds, "gap": config.gap}
     write_json(out / "report.json", {**facts, "means": means, "cpu_ms": times, "commit": code_commit()})
     sheet = torch.cat(shown[: SHOWN * len(TARGETS)], dim=1)
-    to_images(sheet.permute(1, 2, 0)[None])[0].save(out / "pictures.png")
+    to_images(sheet.permute(1, 2, 0)[None])[0].save(out / "pictures.jpg", quality=90)
     for key, value in means.items():
         print(f"{key:36s} {value:8.3f}")
     print(times)
