@@ -18,6 +18,7 @@ from distill.metrics.images import lpips_from_features, psnr, ssim
 from distill.metrics.inputs import DegenerateError, Protocol
 from distill.metrics.people import person_penetration
 from distill.metrics.pose import accel_error, mpjpe, pa_mpjpe, pve, root_error, stature_error
+from distill.metrics.renders import neuman_split, score_frame
 from distill.metrics.scene import abs_rel, chamfer, depth_errors, voxel_mean
 from distill.metrics.world import (
     jitter,
@@ -50,6 +51,7 @@ __all__ = [
     "jitter",
     "lpips_from_features",
     "mpjpe",
+    "neuman_split",
     "pa_mpjpe",
     "path_length",
     "penetration",
@@ -62,6 +64,7 @@ __all__ = [
     "root_velocity_error",
     "rpe",
     "rte",
+    "score_frame",
     "segments",
     "slip",
     "smooth_root",

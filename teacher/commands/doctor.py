@@ -22,7 +22,7 @@ ENABLES: Final = {
     "s3": "shards in S3-compatible storage (data.shards=s3://...)",
     "neural": "depth and masks by networks of transformers (docs/neural.md)",
     "smplx": "SMPL-X bodies from your own licensed file (the package's licence is non-commercial)",
-    "gaussians": "3D Gaussians on a GPU (planned; nothing uses it yet)",
+    "gaussians": "3D Gaussians drawn by gsplat on a CUDA GPU (elsewhere our own renderer draws them)",
     "convert": "footfall convert --to usd (the other formats need no extra)",
     "view": "footfall view: results in the browser",
     "ray": "labelling on a cluster (planned)",
@@ -128,6 +128,7 @@ def pip_line(extra: str) -> str:
 
 def weight_rows() -> Rows:
     """Each weight file that something here may use, with its licence."""
+    from distill.metrics.lpips import BACKBONE, HEADS
     from distill.models.registry import BACKBONES, TINY_WEIGHTS
     from distill.models.shipped import SHIPPED, is_shipped
     from distill.people.weights import ALL_WEIGHTS, cache_dir, is_cached
@@ -147,6 +148,8 @@ def weight_rows() -> Rows:
     for name in SHIPPED:
         how = f"shipped; run it with --checkpoint {name}"
         yield "student", f"{name}: {how if is_shipped(name) else 'not shipped in this build'}"
+    get = f"put {BACKBONE} (torchvision) and {HEADS} (package lpips) into a folder, pass images.lpips_weights=FOLDER"
+    yield "LPIPS", f"not shipped, never fetched; {get}"
 
 
 def hub_has(hub_id: str, revision: str | None) -> bool:
