@@ -94,14 +94,10 @@ def _move(
 ) -> None:
     normal, right = equations
     radians = torch.pi / 180
-    # The prior is on the camera's correction about the pivot; near it, a turn w and a shift v of the scene in the
-    # camera are a correction of -w and -(v + w x pivot).
-    x, base = world.unknowns, world.base
-    pivot = normal.new_tensor([0.0, 0.0, base.pivot_m])
+    # A turn w and a shift v of the scene in the camera are a turn -w and a shift -v of the camera.
     to_correction = -torch.eye(6).to(normal)
-    to_correction[3:, :3] = cross_matrix(pivot)
     sd = normal.new_tensor([config.camera_rot_deg * radians] * 3 + [config.camera_pos_m] * 3)
-    now = torch.cat((x["camera_rot"][frame], x["camera_pos"][frame]))
+    now = torch.cat((world.unknowns["camera_rot"][frame], world.camera_shift()[frame]))
     prior = to_correction / sd[:, None]
     normal = normal + prior.T @ prior
     right = right - prior.T @ (now / sd)

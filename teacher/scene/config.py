@@ -65,7 +65,7 @@ class PhotoRates:
     """Radians."""
     root_pos: float = 0.005
     """Metres."""
-    pose: float = 0.015
+    pose: float = 0.005
     """Radians."""
     scene_means: float = 0.002
     """Times the scene's middle depth, metres; a tenth of it at the end of a phase."""
@@ -95,9 +95,9 @@ class PriorConfig:
     """How far the geometric result may be off: standard deviations of the corrections."""
 
     camera_rot_deg: float = 0.3
-    """Rotation of a camera about the scene's middle, degrees."""
+    """Rotation of a camera, degrees."""
     camera_pos_m: float = 0.02
-    """Place of a camera, metres."""
+    """Place of its centre, metres."""
     root_rot_deg: float = 5.0
     """Orientation of a body, degrees."""
     root_pos_m: float = 0.03
@@ -162,7 +162,7 @@ class GaussiansConfig:
     """Most Gauss-Newton steps of each camera on the scene's picture (`align`) before each section of the separate phase
     and before the joint one; 0: none. For cameras that are off by pixels; good ones it can only harm."""
     settle_steps: int = 0
-    """Steps, before the separate phase, in which motion terms alone move the bodies: for a start that jitters."""
+    """Steps, before all others, in which motion terms alone move the bodies: for a start that jitters."""
     held_out_every: int = 5
     """Every n-th frame (2, 2 + n, ...) never reaches the Gaussians: PSNR there decides. 0: none."""
     densify: float = 0.0

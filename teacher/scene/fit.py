@@ -16,7 +16,7 @@ from teacher.scene.densify import densify
 from teacher.scene.objective import Objective
 from teacher.scene.saved import load_state, save_state
 from teacher.scene.schedule import Step, plan, rates
-from teacher.scene.settle import settle
+from teacher.scene.settle import recolour, settle
 from teacher.scene.world import BY_FRAME, World
 
 TRACE_EVERY = 20
@@ -73,6 +73,9 @@ class _Fitting:
 
     def take(self, number: int, step: Step) -> None:
         """One step."""
+        if number == 0 and self.config.settle_steps and not self.frozen:
+            settle(self.world, self.config)
+            recolour(self.world, self.objective.views[1].footage)
         if step.begins and step.phase != "warm_up" and not self.frozen:
             self._prepare(step)
         generator = torch.Generator().manual_seed((self.config.seed << 32) + number)
@@ -96,9 +99,7 @@ class _Fitting:
             self.trace.append(about | self.objective.parts)
 
     def _prepare(self, step: Step) -> None:
-        """What precedes a section: cameras aligned to the scene's picture; before the first, bodies settled."""
-        if step.first and self.config.settle_steps:
-            settle(self.world, self.config)
+        """What precedes a section: cameras aligned to the scene's picture."""
         if self.config.align_steps:
             level = step.level if step.phase == "separate" else 1
             for frame in range(len(self.world.base.times)):

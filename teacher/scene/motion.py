@@ -83,7 +83,7 @@ def closeness(world: World, config: PriorConfig) -> Tensor:
     sight = torch.nn.functional.normalize(base.cam_from_body[..., :3, 3], dim=-1)
     along = (x["root_pos"] * sight).sum(-1, keepdim=True)
     across = x["root_pos"] - along * sight
-    of_camera = [x["camera_rot"] / (config.camera_rot_deg * radians), x["camera_pos"] / config.camera_pos_m]
+    of_camera = [x["camera_rot"] / (config.camera_rot_deg * radians), world.camera_shift() / config.camera_pos_m]
     of_body = [
         x["root_rot"] / (config.root_rot_deg * radians), across / config.root_pos_m, along / config.root_depth_m,
         (x["pose"] / (config.pose_deg * radians)).flatten(2),

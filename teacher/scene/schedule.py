@@ -32,8 +32,6 @@ class Step:
     """Whether the scene is drawn, or people alone."""
     begins: bool
     """Whether a section (a phase at one level) begins here."""
-    first: bool
-    """Whether bodies move for the first time here."""
     frames: tuple[int, ...]
     """Frames that are drawn."""
     factor: float
@@ -52,14 +50,9 @@ def plan(config: GaussiansConfig, frames: int) -> list[Step]:
             for number, (visit, frame) in enumerate(order):
                 factor = LAST_FACTOR + (1 - LAST_FACTOR) * 0.5 * (1 + math.cos(math.pi * number / len(order)))
                 scene = phase != "separate" or visit % SCENE_EVERY == 0
-                begins = number == 0
-                first = begins and phase != "warm_up" and all(step.phase == "warm_up" for step in steps)
                 steps.append(
-                    Step(
-                        phase=phase, level=level, scene=scene, begins=begins, first=first, frames=(frame,),
-                        factor=factor,
-                    )
-                )  # fmt: skip
+                    Step(phase=phase, level=level, scene=scene, begins=number == 0, frames=(frame,), factor=factor)
+                )
     return steps
 
 

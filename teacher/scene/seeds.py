@@ -113,7 +113,7 @@ def coloured(
     Args:
         person: which of the masks is its own. body_rot: [T, 23, 3, 3]. cam_from_body: [T, 4, 4]. present: [T].
     """
-    total, seen = torch.zeros(len(avatar), 3), torch.zeros(len(avatar))
+    total, seen = torch.zeros_like(avatar.colors), torch.zeros_like(avatar.opacities)
     width, height = footage.size
     for frame in torch.nonzero(present).flatten().tolist():
         posed = avatar.posed(body, body_rot[frame], cam_from_body[frame])

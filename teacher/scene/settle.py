@@ -12,6 +12,8 @@ import torch
 from teacher.scene import motion
 from teacher.scene.adam import RowAdam
 from teacher.scene.config import GaussiansConfig
+from teacher.scene.footage import Footage
+from teacher.scene.seeds import coloured
 from teacher.scene.world import World
 
 
@@ -33,3 +35,14 @@ def settle(world: World, config: GaussiansConfig) -> None:
         adam.step({name: factor * getattr(config.rates, name) for name in names}, rows, set())
         for value in world.unknowns.values():
             value.grad = None
+
+
+@torch.no_grad()
+def recolour(world: World, footage: Footage) -> None:
+    """Give people the colours that the frames show where their bodies are now."""
+    base = world.base
+    body_rot, cam_from_body = world.bodies()
+    for person, avatar in enumerate(base.avatars):
+        pose = body_rot[:, person], cam_from_body[:, person], base.present[:, person]
+        found = coloured(avatar, base.body, footage, person, *pose)
+        world.unknowns[f"person{person}/colors"].copy_(found.colors)

@@ -111,9 +111,13 @@ class World:
     def world_from_cam(self) -> Tensor:
         """[T, 4, 4]: the base, turned about the pivot and shifted, both in the camera's own axes."""
         turn = matrix_from_rotvec(self.unknowns["camera_rot"])
+        return self.base.world_from_cam @ make_transform(turn, self.camera_shift())
+
+    def camera_shift(self) -> Tensor:
+        """[T, 3] how far the camera's centre is from that of the base, in the base camera's axes, metres."""
+        turn = matrix_from_rotvec(self.unknowns["camera_rot"])
         pivot = turn.new_tensor([0.0, 0.0, self.base.pivot_m])
-        shift = self.unknowns["camera_pos"] + pivot - turn @ pivot
-        return self.base.world_from_cam @ make_transform(turn, shift)
+        return self.unknowns["camera_pos"] + pivot - turn @ pivot
 
     def bodies(self) -> tuple[Tensor, Tensor]:
         """Joint rotations [T, P, 23, 3, 3] and cam_from_body [T, P, 4, 4]."""
