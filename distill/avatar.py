@@ -100,6 +100,11 @@ class Avatar:
             FootfallError: another body model than the avatar's.
         """
         self._require(body)
+        # Under autocast matrix products would have 8 bits: centimetres at the end of an arm.
+        with torch.autocast(self.offsets.device.type, enabled=False):
+            return self._pose(body, body_rot, target_from_body)
+
+    def _pose(self, body: BodyModel, body_rot: Tensor, target_from_body: Tensor) -> Gaussians:
         rest = body.rest_joints(self.betas)
         rotations, joints = forward_kinematics(rest, body_rot, target_from_body)
         surface = self._surface(body)

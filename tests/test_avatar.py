@@ -96,6 +96,15 @@ def test_the_root_moves_all_as_one(body: BodyModel) -> None:
     torch.testing.assert_close(covariances(posed), covariances(moved), **TOLERANCES[torch.float32])
 
 
+def test_autocast_changes_nothing(body: BodyModel) -> None:
+    avatar = make_avatar(body, torch.zeros(body.num_betas), anchors=50)
+    pose, root = random_pose(()), random_root(())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = avatar.posed(body, pose, root)
+    assert torch.equal(under.means, avatar.posed(body, pose, root).means)
+    assert under.quats.dtype == torch.float32
+
+
 def test_canonical_is_the_rest_pose(body: BodyModel) -> None:
     avatar = make_avatar(body, torch.randn(body.num_betas), anchors=50)
     rest, posed = avatar.canonical(body), avatar.posed(body, identity_pose(), torch.eye(4))
