@@ -1,9 +1,10 @@
 """How much to stretch a network's standard deviations, measured on recorded observations with truth.
 
 For each axis of each term: k, the true variance of its errors over the claimed one (as Student's t sees it, so that
-outliers do not rule), times 1 + (n - 1) rho for n gaps that err together. The stretch is the root of it. The long-run
-factor, by which the variance of a mean over many frames exceeds that of independent errors, is reported and not used
-(docs/fuser.md). Standing feet are measured otherwise, by how they drift (`_foot_stretch`).
+outliers do not rule), times 1 + (n - 1) rho for n gaps that err together. What tells which way somebody faces and
+walks (`SLOW`) also counts by the long-run factor, by which the variance of a mean over many frames exceeds that of
+independent errors: a head that takes somebody's back for the front does so for a whole clip. The stretch is the root.
+Standing feet are measured otherwise, by how they drift (`_foot_stretch`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from distill.results import Result
 
 HORIZON = 100
 """Frames over which errors add up."""
+SLOW: Final = ("body_rotation", "body_translation", "root_orientation")
+"""Terms that are weighed against each other over many frames."""
 SHORTEST = 20
 """Frames of a sequence that says something of the long run."""
 SHORTEST_STANCE = 5
@@ -84,7 +87,11 @@ def fit_scales(series: Series, config: FuserConfig) -> tuple[UncertaintyScales, 
             )
             continue
         found = [_made_of(axis, config.student_dof) for axis in axes]
-        scales[name] = tuple(float(np.sqrt(axis["variance_ratio"] * axis["between_gaps"])) for axis in found)
+        slow = [max(axis["long_run"], 1.0) if name in SLOW else 1.0 for axis in found]
+        scales[name] = tuple(
+            float(np.sqrt(axis["variance_ratio"] * axis["between_gaps"] * long))
+            for axis, long in zip(found, slow, strict=True)
+        )
         parts[name] = {part: [axis[part] for axis in found] for part in found[0]}
     return UncertaintyScales(**scales), parts
 
@@ -102,14 +109,15 @@ def _foot_stretch(stances: Sequence[Array], dof: float) -> float:
 
     A constant error moves the foothold and does no harm. What does is the slope b over a stance of frames t: with
     independent errors of variance a^2 the slope has variance a^2 / sum (t - mean t)^2 (least squares), so that
-    b sqrt(sum (t - mean t)^2) is what an error of one frame would be. Jumps are sqrt(2) a.
+    b sqrt(sum (t - mean t)^2) is what an error of one frame would be. Jumps are sqrt(2) a. All sites come from one pose
+    and err together: they count as one.
     """
     drift = []
     for stance in stances:
         time = np.arange(len(stance)) - (len(stance) - 1) / 2
         drift.append(time @ stance / np.linalg.norm(time))
     jumps = np.concatenate([np.diff(stance) for stance in stances]) / np.sqrt(2)
-    return float(np.sqrt(max(variance_ratio(np.array(drift), dof), variance_ratio(jumps, dof))))
+    return float(np.sqrt(FEET * max(variance_ratio(np.array(drift), dof), variance_ratio(jumps, dof))))
 
 
 def error_series(clips: Iterable[tuple[Sequence[FrameObservation], Result]], config: FuserConfig) -> Series:
