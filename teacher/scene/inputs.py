@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any, Final
 
@@ -98,6 +99,16 @@ def _middle_depth(points: Tensor, world_from_cam: Tensor) -> float:
     depth = torch.einsum("tik,tk->ti", points[None] - centre[:, None], rotation[:, :, 2])
     ahead = depth[depth > 0.2]
     return float(ahead.median()) if len(ahead) else 5.0
+
+
+def on_device(base: Base, device: torch.device) -> Base:
+    """The base on another device, with a body of its own there."""
+    body = copy.deepcopy(base.body).to(device)
+    moved: dict[str, Any] = {name: value.to(device) for name, value in vars(base).items() if isinstance(value, Tensor)}
+    return replace(
+        base, **moved, body=body, parts=BodyParts(body), scene=base.scene.to(device),
+        avatars=[avatar.to(str(device)) for avatar in base.avatars],
+    )  # fmt: skip
 
 
 def make_views(base: Base, footage: Footage, config: GaussiansConfig) -> dict[int, View]:

@@ -35,7 +35,7 @@ from teacher.scene.config import GaussiansConfig
 from teacher.scene.fit import fit
 from teacher.scene.footage import Footage, make_footage
 from teacher.scene.gate import decide
-from teacher.scene.inputs import chosen_frames, held_out_frames, make_base, make_views, refined_result
+from teacher.scene.inputs import chosen_frames, held_out_frames, make_base, make_views, on_device, refined_result
 from teacher.scene.measures import measure_result
 from teacher.scene.objective import Objective
 from teacher.scene.perceptual import open_perceptual
@@ -73,7 +73,7 @@ def run(clip: ClipFolder, config: GaussiansConfig, report: Report) -> Outcome:
     if verdict["decision"] == "reject":
         raise StageMissingError("the quality stage rejected the clip")
     result = load_result(clip.require("joint"))
-    body = _body(result, config).to(device)
+    body = _body(result, config)
     config = with_sizes(config, device, result.cameras.size)
     frames = chosen_frames(len(result.cameras.timestamps), config.frames)
     people = People.load(clip.require("people"))
@@ -82,13 +82,13 @@ def run(clip: ClipFolder, config: GaussiansConfig, report: Report) -> Outcome:
     footage = load_footage(clip, result, people, frames, config)
     perceptual, lpips = open_perceptual(config.lpips_folder, config.weights.lpips, device)
     key = state_key(config, result, frames)
-    context = _Context(clip, result, people, frames, footage.to(device), body, config, perceptual, key)
+    context = _Context(clip, result, people, frames, footage, body, config, device, perceptual, key)
     before = context.fitted("geometry", frozenset((*CAMERA, *BODY)), lambda part, text: report(0.5 * part, text))
     after = context.fitted("refined", frozenset(), lambda part, text: report(0.5 + 0.48 * part, text))
     decision = decide(before.numbers, after.numbers, config.gate)
     taken = after if decision.decision == "refined" else before
     folder = clip.stage_dir("gaussians")
-    save_fit(folder, taken, context.footage)
+    save_fit(folder, taken, footage.to(device))
     save_result(folder / "refined", after.result)
     summary: dict[str, Any] = {
         **asdict(decision), "before": before.numbers, "after": after.numbers, "lpips": lpips, "device": device.type,
@@ -115,6 +115,7 @@ class _Context:
     footage: Footage
     body: BodyModel
     config: GaussiansConfig
+    device: torch.device
     perceptual: Any
     key: str
 
@@ -126,21 +127,21 @@ class _Context:
             keypoints_px=scale * self.people.keypoints_px[self.frames],
             keypoint_score=self.people.keypoint_score[self.frames],
         )  # fmt: skip
-        world = World(base, make_unknowns(base, self.config.seed))
+        there, footage = on_device(base, self.device), self.footage.to(self.device)
+        world = World(there, make_unknowns(there, self.config.seed))
         held_out = held_out_frames(len(self.frames), self.config.held_out_every)
-        views = make_views(base, self.footage, self.config)
+        views = make_views(there, footage, self.config)
         objective = Objective(world, views, self.config, held_out, self.perceptual)
         state = self.clip.root / f"gaussians-{name}.state"
         trace = fit(
             world, objective, self.config, report, state=state, key=f"{self.key}-{name}", frozen=frozen, keep_state=True
         )
-        body_rot, cam_from_body = (value.detach() for value in world.bodies())
-        camera = world.world_from_cam().detach()
+        body_rot, cam_from_body = (value.detach().cpu() for value in world.bodies())
+        camera = world.world_from_cam().detach().cpu()
         result = refined_result(self.result, self.frames, base, camera, body_rot, cam_from_body, self.body)
         cameras = CameraInit.load(self.clip.require("cameras"))
-        numbers = measure_result(result, self.people, cameras, self.body.cpu())
-        self.body.to(base.times.device)
-        numbers["held_out_psnr_db"] = held_out_psnr(world, self.footage, held_out)
+        numbers = measure_result(result, self.people, cameras, self.body)
+        numbers["held_out_psnr_db"] = held_out_psnr(world, footage, held_out)
         return Fitted(world=world, result=result, numbers=numbers, trace=trace)
 
 
