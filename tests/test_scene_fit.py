@@ -13,8 +13,9 @@ import torch
 from distill.avatar import load_avatar
 from distill.body import BodyModel
 from distill.files import read_json, write_json
+from distill.geometry.cameras import project
 from distill.geometry.rotations import matrix_from_rotvec, rotation_angle
-from distill.geometry.transforms import make_transform
+from distill.geometry.transforms import invert, make_transform, transform_points
 from distill.render.packed import load_packed
 from distill.results import load_result, save_result
 from teacher.initialisers.registry import StageMissingError
@@ -78,6 +79,7 @@ def test_a_camera_turns_about_the_scene(body: BodyModel, drawn) -> None:  # type
 def test_gradients_go_where_they_are_routed(body: BodyModel, drawn) -> None:  # type: ignore[no-untyped-def]
     world, objective = fresh(body, drawn)
     world.unknowns["person0/colors"].data.uniform_(generator=torch.Generator().manual_seed(2))
+    world.unknowns["scene/colors"].data.add_(0.1)  # at the truth itself nothing pulls
     frame, identity = 1, torch.Generator().manual_seed(0)
     body_rot, cam_from_body = world.bodies()
     view = objective.views[1]
@@ -105,19 +107,19 @@ def test_direct_alignment_brings_cameras_back(body: BodyModel, drawn) -> None:  
     world, objective = fresh(body, drawn, moved_camera(drawn[0], 2.0, 0.05), config)
     world.unknowns["background"].data.fill_(0.5)
     true = torch.from_numpy(drawn[0].cameras.world_from_cam).float()
+    points = world.base.scene.means.expand(FRAMES, -1, -1)
+    wanted = project(transform_points(invert(true), points), drawn[1].K)
 
-    def off() -> tuple[float, float]:
-        pose = world.world_from_cam().detach()
-        return float(rotation_angle(pose[:, :3, :3], true[:, :3, :3]).mean()), float(
-            (pose - true)[:, :3, 3].norm(dim=-1).mean()
-        )
+    def off_px() -> float:
+        # Before one wall a turn and a shift are nearly the same picture; what it tells is where points are seen.
+        seen = project(transform_points(world.cam_from_world().detach(), points), drawn[1].K)
+        return float((seen - wanted).norm(dim=-1).median())
 
-    before = off()
+    before = off_px()
     for level in (2, 1):
         for frame in range(FRAMES):
             align_camera(world, objective.views[level], frame, config.prior, 6)
-    after = off()
-    assert after[0] < before[0] / 3 and after[1] < before[1] / 3
+    assert before > 1 and off_px() < before / 3
 
 
 def test_settling_takes_jitter_out_of_poses(body: BodyModel, drawn) -> None:  # type: ignore[no-untyped-def]
