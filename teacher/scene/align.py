@@ -1,8 +1,9 @@
 """Direct alignment: Gauss-Newton steps of one camera on the scene's picture (Lucas and Kanade 1981; Kerl et al. 2013).
 
 Adam took cameras that were 2 degrees off to 1.5 in twenty visits of every frame; the rendered depth says how each
-pixel moves with the camera, so a few steps do more. The residuals are those of the background loss: the scene's picture against the
-frame where nobody is. Afterwards the gradient through the renderer goes on with cameras and scene together.
+pixel moves with the camera, so a few steps do more. The residuals are those of the background loss: the
+scene's picture against the frame where nobody is. Afterwards the gradient through the renderer goes on with cameras
+and scene together.
 """
 
 from __future__ import annotations
