@@ -54,9 +54,20 @@ def still_result(body: BodyModel) -> Result:
     )  # fmt: skip
 
 
-def drawn_world(body: BodyModel) -> tuple[Result, Footage, World]:
-    """The result, footage that our renderer drew of it, and the world that it was drawn from."""
-    result = still_result(body)
+def roughened(result: Result, metres: float) -> Result:
+    """The result with a wall whose points stand out by that much (standard deviation).
+
+    Which disc of a flat wall lies before which is decided by the least turn of the camera, and so is the picture; no
+    derivative knows of that. Discs that stand out keep their order.
+    """
+    points = result.scene_points.copy()
+    points[:, 1] += np.random.default_rng(1).normal(0, metres, len(points))
+    return replace(result, scene_points=points)
+
+
+def drawn_world(body: BodyModel, result: Result | None = None) -> tuple[Result, Footage, World]:
+    """The result (None: the still one), footage that our renderer drew of it, and the world that it was drawn from."""
+    result = result or still_result(body)
     shape = (FRAMES, SIZE[1], SIZE[0])
     blank = Footage(
         images=torch.full((*shape, 3), 0.5), masks=torch.zeros(FRAMES, 1, *shape[1:]), depth=torch.zeros(shape),
