@@ -136,8 +136,9 @@ class GateConfig:
 class GaussiansConfig:
     """The photometric stage of one clip."""
 
-    enabled: Literal["auto", "on", "off"] = "auto"
-    """auto: where there is a CUDA device; on: also without, at the small sizes below if none are given."""
+    enabled: Literal["off", "auto", "on"] = "off"
+    """off: nothing has shown yet that it improves labels (docs/gaussians.md); auto: where there is a CUDA device; on: also
+    without, at the small sizes below if none are given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     body_file: str = ""

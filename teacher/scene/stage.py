@@ -148,8 +148,11 @@ class _Context:
 def _device(config: GaussiansConfig) -> torch.device:
     cuda = torch.cuda.is_available()
     if config.enabled == "off" or (config.enabled == "auto" and not cuda):
+        off = config.enabled == "off"
         reason = (
-            "switched off" if config.enabled == "off" else "no CUDA device (gaussians.enabled=on runs it on the CPU)"
+            "not asked for (gaussians.enabled=on)"
+            if off
+            else "no CUDA device (gaussians.enabled=on runs it on the CPU)"
         )
         raise StageMissingError(reason)
     if config.device == "cuda" and not cuda:
