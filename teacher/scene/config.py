@@ -137,7 +137,7 @@ class GaussiansConfig:
     """The photometric stage of one clip."""
 
     enabled: Literal["off", "auto", "on"] = "off"
-    """off: nothing has shown yet that it improves labels (docs/gaussians.md); auto: where there is a CUDA device; on: also
+    """off: nothing has shown yet that it improves labels; auto: where there is a CUDA device; on: also
     without, at the small sizes below if none are given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
