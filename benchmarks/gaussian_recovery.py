@@ -284,22 +284,26 @@ def write_rows(path: Path, config: RecoveryConfig, rows: dict[str, Any]) -> None
 
 
 def plot_noise(path: Path, rows: Mapping[str, Any]) -> None:
-    """PSNR of people on held-out frames against sigma, held and refined."""
+    """PSNR on held-out frames against sigma, held and refined: whole frames, and people alone."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(5, 3.2))
-    for way in ("refined", "held"):
-        chosen = {float(n.split()[0].removeprefix("sigma=")): r for n, r in rows.items() if n.endswith(way)}
-        sigmas = sorted(chosen)
-        axes.plot(sigmas, [chosen[s]["held_out_person_psnr_db"] for s in sigmas], "o-", label=way)
-    axes.set_xlabel("sigma (rad, m)")
-    axes.set_ylabel("PSNR of people, held-out frames (dB)")
-    axes.legend()
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.2))
+    columns = {"held_out_psnr_db": "whole frames", "held_out_person_psnr_db": "people"}
+    for axes, (column, title) in zip(panels, columns.items(), strict=True):
+        for way in ("refined", "held"):
+            chosen = {float(n.split()[0].removeprefix("sigma=")): r for n, r in rows.items() if n.endswith(way)}
+            sigmas = sorted(chosen)
+            axes.plot(sigmas, [chosen[s][column] for s in sigmas], "o-", label=way)
+            axes.set_xticks(sigmas)
+        axes.set_xlabel("sigma (rad, m)")
+        axes.set_ylabel("PSNR, held-out frames (dB)")
+        axes.set_title(title)
+        axes.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 

@@ -147,11 +147,14 @@ def test_settling_takes_jitter_out_of_poses(body: BodyModel, drawn) -> None:  # 
     noise = matrix_from_rotvec(0.1 * torch.randn(FRAMES, 1, 23, 3, generator=torch.Generator().manual_seed(0)))
     shaken = replace(result, motion=replace(result.motion, body_rot=result.motion.body_rot @ noise.double().numpy()))
     world, _ = fresh(body, drawn, shaken)
-    settle(world, replace(CONFIG, settle_steps=40))
+    settle(world, replace(CONFIG, settle_steps=160))
     error = rotation_angle(world.bodies()[0].detach(), torch.eye(3).expand(FRAMES, 1, 23, 3, 3)).mean()
-    assert float(error) < 0.6 * float(rotation_angle(noise, torch.eye(3).expand_as(noise)).mean())
+    # A line through T independent errors keeps sqrt(2 / T) of them (0.63 here), and has no acceleration to take out.
+    least = math.sqrt(2 / FRAMES) * float(rotation_angle(noise, torch.eye(3).expand_as(noise)).mean())
+    assert float(error) < 1.15 * least
 
 
+@pytest.mark.slow
 def test_a_killed_fit_goes_on_to_the_same_result(body: BodyModel, drawn, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     config = replace(CONFIG, densify=0.1)
 
