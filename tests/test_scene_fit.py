@@ -154,7 +154,6 @@ def test_settling_takes_jitter_out_of_poses(body: BodyModel, drawn) -> None:  # 
     assert float(error) < 1.15 * least
 
 
-@pytest.mark.slow
 def test_a_killed_fit_goes_on_to_the_same_result(body: BodyModel, drawn, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     config = replace(CONFIG, densify=0.1)
 
