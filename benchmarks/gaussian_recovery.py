@@ -74,7 +74,7 @@ class RecoveryConfig:
     """Folder for pictures; empty: none."""
     gaussians: GaussiansConfig = field(
         default_factory=lambda: GaussiansConfig(
-            enabled="on", long_side=224, frames=24, scene_count=2000, person_count=1000, visits=[2, 16, 4],
+            enabled="always", long_side=224, frames=24, scene_count=2000, person_count=1000, visits=[2, 16, 4],
             levels=[4, 2], align_steps=4, settle_steps=60,
         )
     )  # fmt: skip

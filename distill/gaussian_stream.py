@@ -49,7 +49,7 @@ TRUST_SIGMA: Final = 0.1
 class GaussianStreamConfig:
     """Gaussians of a stream."""
 
-    use: Literal["auto", "off"] = "auto"
+    use: Literal["auto", "never"] = "auto"
     """Whether Gaussians are made: where the checkpoint has a head for them (auto), or never."""
     keyframe_every: int = 10
     """Frames between those that join the scene."""

@@ -53,7 +53,7 @@ class OnDevice:
 
     def look(self, images: Tensor, boxes: Tensor) -> Tensor:
         """See `Student.look`."""
-        return self._fast.look(images, boxes.to(self.device)).float().cpu()
+        return self._fast.look(images.to(self.device), boxes.to(self.device)).float().cpu()
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts, *, points: bool = False) -> PairPrediction:
         """See `Student.pair`."""

@@ -115,7 +115,7 @@ class StreamConfig:
     """Focal length where none is given, as a multiple of the image diagonal."""
     shape_memory: float = 0.98
     """How slowly a person's shape follows new frames."""
-    corners: Literal["auto", "off"] = "auto"
+    corners: Literal["auto", "never"] = "auto"
     """Measure the camera's motion by corners on the backbone's points too (auto: where there are points and OpenCV)."""
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     tracker: TokenTrackerConfig = field(default_factory=TokenTrackerConfig)
@@ -279,7 +279,7 @@ class Stream:
     def _make_odometry(self) -> CornerOdometry | None:
         """None where it is not wanted or cannot be."""
         possible = isinstance(self.network, Finder) and self.network.has_points and find_spec("cv2") is not None
-        if self.config.corners == "off" or not possible:
+        if self.config.corners == "never" or not possible:
             return None
         return CornerOdometry(self.K.numpy(), self.config.odometry)
 
@@ -306,12 +306,13 @@ class Stream:
                 do="start a new stream for another size",
             )  # fmt: skip
         self._index += 1
-        tokens = self._timed("encode", lambda: self.network.encode(self._prepare(image)))
+        prepared = self._prepare(image)
+        tokens = self._timed("encode", lambda: self.network.encode(prepared))
         if boxes is None:
             scaled = self._timed("people", lambda: self._find(tokens))
         else:
             scaled = {k: torch.as_tensor(box).float() * self._box_scale for k, box in boxes.items()}
-        looks = self._timed("look", lambda: self._look(tokens, scaled))
+        looks = self._timed("look", lambda: self._look(prepared, scaled))
         now = _Kept(replace(tokens, images=None), scaled, looks, timestamp)
         corners = self._timed("corners", lambda: self._odometry.step(image)) if self._odometry else []
         gaps = [gap for gap in self.config.gaps if gap <= self._index]
@@ -341,14 +342,11 @@ class Stream:
         followed = self._tracker.step(found.numpy(), scores.numpy(), vectors.numpy())
         return {person: torch.from_numpy(box).float() for person, box in followed.items()}
 
-    def _look(self, tokens: Tokens, boxes: dict[int, Tensor]) -> dict[int, Tensor]:
+    def _look(self, prepared: Tensor, boxes: dict[int, Tensor]) -> dict[int, Tensor]:
         """A closer look at everybody, once per frame."""
         if not boxes:
             return {}
-        assert tokens.images is not None
-        return dict(
-            zip(boxes, self.network.look(tokens.images, torch.stack(list(boxes.values()))[None])[0], strict=True)
-        )
+        return dict(zip(boxes, self.network.look(prepared, torch.stack(list(boxes.values()))[None])[0], strict=True))
 
     def _scaled(self, corners: list[Measured], log_scale: float) -> Motions:
         """What corners say, in metres of the network: points times their scale, which is averaged over time."""

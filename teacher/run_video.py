@@ -129,7 +129,8 @@ def run_video(video: Path, checkpoint: str, out: Path, config: RunConfig) -> dic
     whole = recorder.result()
     finder = "tokens" if use_tokens else "landmarks"
     whole.meta |= {"made_by": "footfall run", "checkpoint": checkpoint, "people": finder, "commit": code_commit()}
-    whole.meta["gaussians"] = "the checkpoint has no Gaussian head" if config.gaussians.use == "auto" else "off"
+    asked = config.gaussians.use == "auto"
+    whole.meta["gaussians"] = "the checkpoint has no Gaussian head" if asked else "not asked for"
     if gaussians is not None:
         turn = torch.tensor(whole.meta.get("world_from_first_camera", np.eye(4).tolist()))
         whole.meta["gaussians"] = write_gaussian_results(out, gaussians, turn)

@@ -18,7 +18,7 @@ from teacher.scene.world import World, make_unknowns
 FRAMES = 5
 SIZE = (64, 48)
 CONFIG = GaussiansConfig(
-    enabled="on", long_side=64, frames=FRAMES, scene_count=300, person_count=120, visits=[1, 2, 1], levels=[2, 1],
+    enabled="always", long_side=64, frames=FRAMES, scene_count=300, person_count=120, visits=[1, 2, 1], levels=[2, 1],
     held_out_every=3, save_every=4,
 )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import pickle
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -400,3 +401,12 @@ def test_page_of_settings_is_current_and_complete() -> None:
     made = page.make_page()
     assert [line for line in made.splitlines() if line.endswith("|  |")] == []
     assert page.PAGE.read_text(encoding="utf-8") == made, f"run: .venv/bin/python {path.relative_to(ROOT)}"
+
+
+def test_no_choice_is_a_word_that_yaml_takes_for_a_truth_value() -> None:
+    """`key=off` on a command line arrives as False."""
+    root = Path(__file__).resolve().parent.parent
+    words = re.compile(r'Literal\[[^\]]*"(on|off|yes|no|true|false|y|n)"', re.IGNORECASE)
+    sources = [path for room in ("distill", "teacher") for path in (root / room).rglob("*.py")]
+    assert len(sources) > 100
+    assert [path.name for path in sources if words.search(path.read_text(encoding="utf-8"))] == []

@@ -45,7 +45,7 @@ def video() -> list[np.ndarray]:
 
 
 def run(student: Student, body: BodyModel, video: list[np.ndarray], config: GaussianStreamConfig) -> GaussianStream:
-    stream = Stream(student, SIZE, StreamConfig(gaps=[1, 2], corners="off"), body=body)
+    stream = Stream(student, SIZE, StreamConfig(gaps=[1, 2], corners="never"), body=body)
     stream.config.fuser.lag = 3
     gaussians = GaussianStream(stream, config, body)
     for number, frame in enumerate(video):

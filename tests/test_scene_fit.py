@@ -256,7 +256,7 @@ def test_without_a_gpu_the_stage_says_how_to_run_it(drawn, tmp_path: Path) -> No
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     clip = write_clip_folder(tmp_path, drawn)
-    with pytest.raises(StageMissingError, match=r"gaussians\.enabled=on"):
+    with pytest.raises(StageMissingError, match=r"gaussians\.enabled=always"):
         stage.run(clip, replace(CONFIG, enabled="auto"), lambda *_: None)
     write_json(clip.stage_dir("quality") / "quality.json", {"decision": "reject"})
     with pytest.raises(StageMissingError, match="rejected"):

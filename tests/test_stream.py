@@ -407,12 +407,12 @@ def test_corners_are_measured_where_there_are_points_and_only_there(student: Stu
     spots = np.asarray(Image.fromarray(rng.integers(0, 255, (24, 36), dtype=np.uint8)).resize((288, 192)))
     frames = [np.repeat(spots[40 : 40 + 128, 2 * k : 2 * k + 192, None], 3, -1) for k in range(12)]
     told = {}
-    for corners in ("auto", "off"):
+    for corners in ("auto", "never"):
         stream = Stream(student, (192, 128), StreamConfig(corners=corners))
         for k, frame in enumerate(frames):
             stream.step(np.ascontiguousarray(frame), k / 25, {})
         assert stream.observation is not None
         told[corners] = stream.observation.corners
-    assert len(told["off"].gaps) == 0
+    assert len(told["never"].gaps) == 0
     assert set(told["auto"].gaps.tolist()) <= set(range(1, 11)) and len(told["auto"].gaps) > 0
     assert np.isfinite(told["auto"].log_var).all()

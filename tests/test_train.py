@@ -165,8 +165,13 @@ def test_world_errors_are_divided_between_processes_and_lost_by_none(labels: Pat
 class LabelNetwork:
     """Answers what the labels say of frames given in order."""
 
+    look_width = 4
+
     def __init__(self, sample: Sample) -> None:
         self.sample, self.now = sample, -1
+
+    def look(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*boxes.shape[:2], self.look_width)
 
     def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
         return size

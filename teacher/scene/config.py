@@ -136,8 +136,8 @@ class GateConfig:
 class GaussiansConfig:
     """The photometric stage of one clip."""
 
-    enabled: Literal["off", "auto", "on"] = "off"
-    """off: nothing has shown yet that it improves labels; auto: where there is a CUDA device; on: also
+    enabled: Literal["never", "auto", "always"] = "never"
+    """never: nothing has shown yet that it improves labels; auto: where there is a CUDA device; always: also
     without, at the small sizes below if none are given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""

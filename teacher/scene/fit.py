@@ -84,7 +84,7 @@ class _Fitting:
             worst = max(self.objective.parts, key=lambda name: abs(self.objective.parts[name]))
             raise FootfallError(
                 f"photometric stage, step {number}", got=f"a loss of {float(loss)}; largest term {worst}",
-                expected="a finite loss", do="lower gaussians.rates, or switch the stage off (gaussians.enabled=off)",
+                expected="a finite loss", do="lower gaussians.rates, or switch the stage off (gaussians.enabled=never)",
             )  # fmt: skip
         loss.backward()  # type: ignore[no-untyped-call]
         grad = self.world.unknowns["scene/means"].grad

@@ -147,12 +147,12 @@ class _Context:
 
 def _device(config: GaussiansConfig) -> torch.device:
     cuda = torch.cuda.is_available()
-    if config.enabled == "off" or (config.enabled == "auto" and not cuda):
-        off = config.enabled == "off"
+    if config.enabled == "never" or (config.enabled == "auto" and not cuda):
+        off = config.enabled == "never"
         reason = (
-            "not asked for (gaussians.enabled=on)"
+            "not asked for (gaussians.enabled=always)"
             if off
-            else "no CUDA device (gaussians.enabled=on runs it on the CPU)"
+            else "no CUDA device (gaussians.enabled=always runs it on the CPU)"
         )
         raise StageMissingError(reason)
     if config.device == "cuda" and not cuda:
