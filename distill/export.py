@@ -2,7 +2,7 @@
 
     encoder.pt2 | .onnx    images [1, 3, H, W] -> features [1, N, C]
     look.pt2 | .onnx       images, boxes of people -> looks, what their own pixels show
-    pair.pt2 | .onnx       features of two frames, K, boxes, valid, looks -> the fields of PairPrediction
+    pair.pt2 | .onnx       features of two frames and prompts (`PAIR_INPUTS`) -> the fields of PairPrediction
     export.json            sizes, names, backbone and licence: all that `load_exported` needs
     parity.json            largest difference from eager execution, per output
     latency.json           milliseconds per graph, with hardware and versions
@@ -34,9 +34,9 @@ from distill.models.closeup import look_at_both
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student
 
-EXPORT_FORMAT: Final = "footfall-export/2"
+EXPORT_FORMAT: Final = "footfall-export/3"
 FORMATS: Final = ("pt2", "onnx")
-PAIR_INPUTS: Final = ("features_a", "features_b", "K", "boxes", "valid", "looks")
+PAIR_INPUTS: Final = ("features_a", "features_b", "K", "K_known", "seconds", "boxes", "valid", "looks")
 PAIR_OUTPUTS: Final = tuple(f.name for f in fields(PairPrediction) if f.name not in ("points_a", "conf_a"))
 MAX_PAIRS: Final = 64
 """Upper end of a dynamic dimension of the exported pair graph."""
@@ -96,12 +96,13 @@ class _PairGraph(nn.Module):
         self.grid, self.size = tokens.grid, tokens.size
 
     def forward(
-        self, features_a: Tensor, features_b: Tensor, K: Tensor, boxes: Tensor, valid: Tensor, looks: Tensor
-    ) -> tuple[Tensor, ...]:
+        self, features_a: Tensor, features_b: Tensor, K: Tensor, K_known: Tensor, seconds: Tensor, boxes: Tensor,
+        valid: Tensor, looks: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         a = Tokens(features=features_a, grid=self.grid, size=self.size)
         b = Tokens(features=features_b, grid=self.grid, size=self.size)
         decoded = self.backbone.decode(a, b, points=False)
-        people = Prompts(boxes=boxes, valid=valid, K=K, looks=looks)
+        people = Prompts(boxes=boxes, valid=valid, K=K, K_known=K_known, seconds=seconds, looks=looks)
         prediction = self.student.heads(decoded.tokens_a[-1], decoded.tokens_b[-1], a, b, people)
         return tuple(getattr(prediction, name) for name in PAIR_OUTPUTS)
 
@@ -136,7 +137,17 @@ class ExportedStudent:
         return self.look_graph(images, boxes)
 
     def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
-        """See `Student.pair`."""
+        """See `Student.pair`.
+
+        Raises:
+            FootfallError: without the time between the frames, or with masks, which the graphs do not take.
+        """
+        if people.seconds is None or people.masks is not None:
+            raise FootfallError(
+                "prompts for exported graphs", got="no seconds" if people.seconds is None else "masks",
+                expected="seconds between the frames, and boxes alone",
+                do="give seconds, or take the checkpoint itself",
+            )  # fmt: skip
         if people.looks is None:
             people = replace(people, looks=look_at_both(self.look, a, b, people.boxes))
         outputs = self.pair_graph(a.features, b.features, *_pair_inputs(people))
@@ -145,8 +156,9 @@ class ExportedStudent:
 
 def _pair_inputs(people: Prompts) -> tuple[Tensor, ...]:
     """The pair graph's inputs after the features."""
-    assert people.looks is not None
-    return people.K, people.boxes, people.valid, people.looks
+    assert people.looks is not None and people.seconds is not None
+    known = torch.ones(len(people.K), dtype=torch.bool) if people.K_known is None else people.K_known
+    return people.K, known, people.seconds, people.boxes, people.valid, people.looks
 
 
 @dataclass(kw_only=True)
@@ -187,7 +199,7 @@ def _parts(student: Student, images: Tensor, people: Prompts) -> dict[str, _Part
             input_names=("images", "boxes"), output_names=("looks",),
         ),
         "pair": _Part(
-            module=_PairGraph(student, tokens), inputs=inputs, dynamic=({0: pairs},) * 3 + (many,) * 3,
+            module=_PairGraph(student, tokens), inputs=inputs, dynamic=({0: pairs},) * 5 + (many,) * 3,
             input_names=PAIR_INPUTS, output_names=PAIR_OUTPUTS,
         ),
     }  # fmt: skip
@@ -297,7 +309,10 @@ def example_prompts(size: tuple[int, int]) -> Prompts:
     width, height = size
     K = torch.tensor([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]]).expand(1, 2, 3, 3)
     boxes = torch.tensor([[0.2, 0.2, 0.4, 0.9], [0.6, 0.3, 0.75, 0.8]]) * torch.tensor([width, height, width, height])
-    return Prompts(boxes=boxes[None, :, None].repeat(1, 1, 2, 1), valid=torch.ones(1, 2, 2, dtype=torch.bool), K=K)
+    return Prompts(
+        boxes=boxes[None, :, None].repeat(1, 1, 2, 1), valid=torch.ones(1, 2, 2, dtype=torch.bool), K=K,
+        K_known=torch.tensor([True]), seconds=torch.tensor([0.4]),
+    )  # fmt: skip
 
 
 def read_parity_input(student: Student, config: ExportConfig) -> tuple[Tensor, Prompts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def exported(folder: Path) -> ExportedStudent:
 def _agree(student: Student, exported: ExportedStudent, *, pairs: int, people: int) -> None:
     """On new images: one encoded alone as a stream does, then any number of pairs and people."""
     images, prompts = torch.rand(pairs + 1, 3, 64, 96), make_prompts(people, batch=pairs, seed=people)
+    prompts = replace(prompts, seconds=torch.rand(pairs), K_known=torch.rand(pairs) > 0.5)
     with torch.no_grad():
         tokens = student.encode(images)
         alone = exported.encode(images[:1])
@@ -70,6 +72,18 @@ def test_graphs_agree_for_any_number_of_pairs_and_people(
 ) -> None:
     assert exported.network_size((1920, 1080)) == SIZE and exported.num_betas == 10
     _agree(student, exported, pairs=pairs, people=people)
+
+
+def test_graphs_ask_for_what_they_were_trained_with(exported: ExportedStudent) -> None:
+    tokens, prompts = exported.encode(torch.rand(1, 3, 64, 96)), make_prompts(2)
+    with pytest.raises(FootfallError, match="no seconds"):
+        exported.pair(tokens, tokens, prompts)
+    with pytest.raises(FootfallError, match="masks"):
+        exported.pair(tokens, tokens, replace(prompts, seconds=torch.ones(1), masks=torch.ones(1, 2, 2, 4, 6)))
+    soon, late = (exported.pair(tokens, tokens, replace(prompts, seconds=torch.tensor([s]))) for s in (0.03, 0.5))
+    assert (soon.cam_a_from_cam_b - late.cam_a_from_cam_b).abs().max() > 1e-5
+    guess = exported.pair(tokens, tokens, replace(prompts, seconds=torch.tensor([0.03]), K_known=torch.tensor([False])))
+    assert (soon.cam_from_body_a - guess.cam_from_body_a).abs().max() > 1e-6
 
 
 def test_records_name_what_was_measured(folder: Path) -> None:
