@@ -39,6 +39,10 @@ class ClipSource:
     licence: str = "unknown"
     source: str = "local"
     """Who or what the video was got from (a URL, a collection's name)."""
+    source_id: str = ""
+    """Who may withdraw: the recording, person or channel as its collection names it; empty is this video alone."""
+    consent: str = ""
+    """Notes on the consent of the people filmed, as the manifest gives them."""
     start_s: float = 0.0
     end_s: float | None = None
     """The clip is [start_s, end_s) of the file; None is the end of the file."""
