@@ -1,4 +1,4 @@
-"""`footfall run VIDEO --checkpoint ID_OR_DIR --out DIR [key=value ...]`: stream a video through a checkpoint."""
+"""`footfall run VIDEO [--checkpoint ID_OR_DIR] --out DIR [key=value ...]`: stream a video through a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `footfall run`."""
     parser.add_argument("video", type=Path, metavar="VIDEO", help="video file or folder of numbered images")
-    parser.add_argument("--checkpoint", required=True, help="folder, exported folder, Hub id, or josh3r:FILE")
+    parser.add_argument(
+        "--checkpoint",
+        default="tiny",
+        help="folder, exported folder, Hub id, or josh3r:FILE; default: the one that ships",
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder for motion, cameras, scene and latency")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
 
