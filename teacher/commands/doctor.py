@@ -25,6 +25,8 @@ ENABLES: Final = {
     "gaussians": "3D Gaussians drawn by gsplat on a CUDA GPU (elsewhere our own renderer draws them)",
     "convert": "footfall convert --to usd (the other formats need no extra)",
     "view": "footfall view: results in the browser",
+    "rerun": "footfall view --rerun and footfall convert --to rrd: results in Rerun's viewer",
+    "docs": "make docs: this documentation as a site",
     "ray": "labelling on a cluster (planned)",
     "dev": "this repository's tests, lint and types",
 }
