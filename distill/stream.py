@@ -4,15 +4,18 @@ Each frame is encoded once. Its features are kept for the longest gap and paired
 frames in one call. What is said of one person in one frame is averaged over the pairs; `distill.fuser` turns
 motions, roots and contacts into cameras and people in one world. `Stream.step` gives what is known at once,
 `Stream.settled` the same frame some frames later, when later frames have improved it and nothing will change it.
+
+`step` is `encode`, `predict` and `fuse` in a row. Each keeps what it remembers to itself, so that three threads may do
+them for three frames at the same time, each for all frames in order (`distill.live.pipeline`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Final, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,193 +23,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.body import BodyModel, load_body_model
+from distill.breaks import Breaks
 from distill.errors import FootfallError
-from distill.fuser import (
-    FEET,
-    CameraMode,
-    FrameObservation,
-    FusedFrame,
-    Fuser,
-    FuserConfig,
-    Motions,
-    PersonObservation,
-    cam_from_body,
-)
-from distill.geometry.cameras import make_intrinsics, resize_intrinsics
-from distill.geometry.rotations import average_rotations
-from distill.geometry.transforms import make_transform, transform_points
+from distill.fuser import FrameObservation, FusedFrame, Motions, cam_from_body
+from distill.geometry.cameras import resize_intrinsics
+from distill.geometry.transforms import transform_points
 from distill.models.backbones import Tokens
-from distill.models.detection_head import Candidates, best_candidates
+from distill.models.detection_head import best_candidates
 from distill.models.prediction import PairPrediction, Prompts
-from distill.odometry import CornerOdometry, Measured, OdometryConfig
-from distill.people.token_tracker import TokenTracker, TokenTrackerConfig
+from distill.odometry import CornerOdometry, Measured
+from distill.people.token_tracker import TokenTracker
+from distill.stream_bodies import Bodies, BodyAverage, observe
+from distill.stream_config import StreamConfig
+from distill.stream_types import Finder, FrameResult, GivenBody, Network, PersonResult, Seen
+from distill.worlds import Worlds
+
+__all__ = [
+    "TIMES_KEPT", "Encoded", "Finder", "FrameResult", "GivenBody", "Network", "PersonResult", "Predicted", "Seen",
+    "Stream", "StreamConfig",
+]  # fmt: skip
 
 Array = NDArray[Any]
 TIMES_KEPT: Final = 2000
 """Latencies are kept of the last this many frames."""
-
-
-class Network(Protocol):
-    """What a stream needs: `Student`, or the graphs of `export.load_exported`."""
-
-    @property
-    def look_width(self) -> int:
-        """Channels of a closer look."""
-        ...
-
-    def network_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Network size for an image size."""
-        ...
-
-    def encode(self, images: Tensor) -> Tokens:
-        """Features of frames."""
-        ...
-
-    def look(self, images: Tensor, boxes: Tensor) -> Tensor:
-        """A closer look at people."""
-        ...
-
-    def pair(self, a: Tokens, b: Tokens, people: Prompts) -> PairPrediction:
-        """People and motion of pairs."""
-        ...
-
-
-@runtime_checkable
-class Finder(Network, Protocol):
-    """What a network offers beyond `Network` if it finds people and sees points itself: `Student`, `OnDevice`."""
-
-    @property
-    def has_points(self) -> bool:
-        """Whether there are points."""
-        ...
-
-    def detect(self, tokens: Tokens) -> Candidates:
-        """Candidate people of frames."""
-        ...
-
-    def identify(self, tokens: Tokens, boxes: Tensor) -> Tensor:
-        """Who is in boxes."""
-        ...
-
-    def points(self, a: Tokens, b: Tokens) -> tuple[Tensor, Tensor]:
-        """Points of frames a and their confidence."""
-        ...
-
-    def pair(self, a: Tokens, b: Tokens, people: Prompts, *, points: bool = False) -> PairPrediction:
-        """People and motion of pairs, with points if wanted."""
-        ...
-
-
 SCALE_MEMORY: Final = 0.95
 """How slowly the scale of the backbone's points follows new frames."""
 FARTHEST: Final = 30.0
 """Points farther than this are no landmarks, in the backbone's unit."""
-
-
-@dataclass(kw_only=True)
-class StreamConfig:
-    """Streaming."""
-
-    gaps: list[int] = field(default_factory=lambda: [1, 3, 10])
-    """Earlier frames that each new frame is paired with."""
-    focal_px: float = 0.0
-    """Focal length in pixels of the video; 0 takes `focal_guess`."""
-    focal_guess: float = 0.8
-    """Focal length where none is given, as a multiple of the image diagonal."""
-    shape_memory: float = 0.98
-    """How slowly a person's shape follows new frames."""
-    corners: Literal["auto", "never"] = "auto"
-    """Measure the camera's motion by corners on the backbone's points too (auto: where there are points and OpenCV)."""
-    odometry: OdometryConfig = field(default_factory=OdometryConfig)
-    tracker: TokenTrackerConfig = field(default_factory=TokenTrackerConfig)
-    camera: Literal["auto", "static", "moving"] = "auto"
-    """Whether the camera stands: tested all the time (auto), or known."""
-    settle: bool = True
-    """Written results hold each frame as known `fuser.lag` frames later; false: as known at once."""
-    fuser: FuserConfig = field(default_factory=FuserConfig)
-
-    def __post_init__(self) -> None:
-        if self.camera not in get_args(CameraMode):
-            raise ValueError(f"stream: camera is {self.camera!r}, expected one of {', '.join(get_args(CameraMode))}")
-        if self.gaps and self.fuser.lag < max(self.gaps):
-            raise ValueError(
-                f"stream: fuser.lag is {self.fuser.lag}, expected at least the longest of gaps {self.gaps}"
-            )
-        if not self.gaps or min(self.gaps) < 1 or self.focal_px < 0 or self.focal_guess <= 0:
-            raise ValueError("stream: gaps of at least 1, focal_px >= 0 and focal_guess > 0 are expected")
-
-    def intrinsics(self, size: tuple[int, int]) -> Tensor:
-        """K [3, 3] for images of (width, height)."""
-        focal = self.focal_px or self.focal_guess * float(np.hypot(*size))
-        return make_intrinsics(torch.tensor(focal), size)
-
-
-@dataclass(kw_only=True)
-class GivenBody:
-    """A body from elsewhere, in the parameters of the student's body model; it takes the place of the student's."""
-
-    body_rot: Tensor
-    """[23, 3, 3] joint rotations relative to the parent."""
-    betas: Tensor
-    """[B]."""
-    cam_from_body: Tensor | None = None
-    """[4, 4] orientation and pelvis in the camera, metres; None keeps the student's."""
-
-
-@dataclass(kw_only=True)
-class PersonResult:
-    """One person in one frame."""
-
-    id: int
-    cam_from_body: Tensor
-    """[4, 4] metres."""
-    body_rot: Tensor
-    """[23, 3, 3]."""
-    betas: Tensor
-    """[B]."""
-    joints_cam: Tensor
-    """[24, 3] metres."""
-    contact_prob: Tensor
-    """[6]."""
-    depth_sigma: float
-    """Standard deviation of the root's depth, relative, as the network says."""
-    root_sigma: Tensor
-    """[2] standard deviations per axis of the body in the world: rotation (rad), translation (m)."""
-
-
-@dataclass(kw_only=True)
-class FrameResult:
-    """What is known after a frame."""
-
-    index: int
-    timestamp: float
-    world_from_cam: Tensor
-    """[4, 4] metres; the world is the first camera."""
-    camera_sigma: Tensor
-    """[2] standard deviations per axis: rotation (rad), translation (m); they grow with the way from the start."""
-    static_prob: float
-    """Probability that the camera stands."""
-    log_scale: float
-    """Log of the network's count of metres over the true one; already taken out of all positions."""
-    log_scale_sigma: float
-    """Its standard deviation."""
-    people: list[PersonResult]
-
-
-@dataclass(kw_only=True)
-class Seen:
-    """The frame just given, as heads beside the stream look at it (`gaussian_stream`)."""
-
-    tokens: Tokens
-    """Of this one frame, with its image."""
-    other: Tokens
-    """Of the oldest frame that is kept."""
-    K: Tensor
-    """[3, 3] in pixels of the network's image."""
-    boxes: dict[int, Tensor]
-    """Person's id -> [4] in pixels of the network's image."""
-    log_scale: float
-    """Log of the network's metres per unit of the backbone's points, averaged over time."""
 
 
 @dataclass
@@ -219,24 +62,31 @@ class _Kept:
 
 
 @dataclass(kw_only=True)
-class _Bodies:
-    """What the network says of the P people of one frame, apart from where they are in the world."""
+class Encoded:
+    """A frame after `Stream.encode`."""
 
+    index: int
+    timestamp: float
+    image: Array
+    """[H, W, 3] uint8 as given."""
+    prepared: Tensor
+    """[1, 3, h, w] at the network's size."""
+    tokens: Tokens
+    broken: str | None
+    """Why nothing joins it to the frame before; None where they belong together."""
+
+
+@dataclass(kw_only=True)
+class Predicted:
+    """A frame after `Stream.predict`."""
+
+    frame: Encoded
+    prediction: PairPrediction
+    gaps: list[int]
     ids: list[int]
-    cam_from_body: Tensor
-    """[P, 4, 4]."""
-    root_log_var: Tensor
-    """[P, 3]."""
-    body_rot: Tensor
-    """[P, 23, 3, 3]."""
-    betas: Tensor
-    """[P, B]."""
-    contact_prob: Tensor
-    """[P, 6]."""
-    joints: Tensor
-    """[P, 24, 3] in the body, metres."""
-    feet: Tensor
-    """[P, 4, 3] heels and toes in the body, metres."""
+    in_both: list[list[bool]]
+    """For every pair, for everybody: whether the person was in both frames."""
+    corners: Motions
 
 
 class Stream:
@@ -260,21 +110,24 @@ class Stream:
         self._network_K = resize_intrinsics(self.K, size, self.network_size)
         self._box_scale = torch.tensor([self.network_size[0] / size[0], self.network_size[1] / size[1]] * 2)
         self._body = body or load_body_model("anny")
-        self._lag = max(self.config.gaps)
-        self._past: deque[_Kept] = deque(maxlen=self._lag)
-        self._fuser = Fuser(self.config.fuser, camera=self.config.camera)
         self._K_known = K_known if K_known is not None else K is not None or self.config.focal_px > 0
-        self._bodies: deque[_Bodies] = deque(maxlen=self.config.fuser.lag + 1)
-        self.observation: FrameObservation | None = None
-        """What the network said of the last frame."""
+        self.times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
+        """Part -> seconds of the last frames."""
+        # What `encode` remembers,
+        self._index = -1
+        self._breaks = Breaks(self.config.break_seconds, self.config.cuts == "auto")
+        # what `predict` remembers,
+        self._past: deque[_Kept] = deque(maxlen=max(self.config.gaps))
         self._odometry = self._make_odometry()
         self._tracker = TokenTracker(self.config.tracker)
         self._log_scale: float | None = None
-        self._betas: dict[int, Tensor] = {}
-        self._last_seen: dict[int, int] = {}
-        self._index = -1
-        self.times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
-        """Part -> seconds of the last frames."""
+        # and `fuse`.
+        self._average = BodyAverage(self._body, self.config.shape_memory)
+        self._worlds = Worlds(self.config.fuser, self.config.camera)
+        self._bodies: deque[tuple[Bodies, str | None]] = deque()
+        self._settled: list[FrameResult] = []
+        self.observation: FrameObservation | None = None
+        """What the network said of the last frame."""
 
     def _make_odometry(self) -> CornerOdometry | None:
         """None where it is not wanted or cannot be."""
@@ -283,7 +136,6 @@ class Stream:
             return None
         return CornerOdometry(self.K.numpy(), self.config.odometry)
 
-    @torch.inference_mode()
     def step(
         self, image: Array, timestamp: float, boxes: dict[int, Array] | None = None,
         bodies: dict[int, GivenBody] | None = None,
@@ -300,32 +152,71 @@ class Stream:
         Raises:
             FootfallError: a frame of another size, or no boxes for a network that finds nobody.
         """
+        return self.fuse(self.predict(self.encode(image, timestamp), boxes), bodies)
+
+    @torch.inference_mode()
+    def encode(self, image: Array, timestamp: float) -> Encoded:
+        """The first part of `step`: features of a frame, and whether it goes on from the one before.
+
+        Raises:
+            FootfallError: a frame of another size.
+        """
         if image.shape != (self.size[1], self.size[0], 3):
             raise FootfallError(
                 f"frame {self._index + 1}", got=f"shape {image.shape}", expected=f"({self.size[1]}, {self.size[0]}, 3)",
                 do="start a new stream for another size",
             )  # fmt: skip
         self._index += 1
+        broken = self._breaks.step(image, timestamp)
         prepared = self._prepare(image)
         tokens = self._timed("encode", lambda: self.network.encode(prepared))
+        return Encoded(
+            index=self._index, timestamp=timestamp, image=image, prepared=prepared, tokens=tokens, broken=broken
+        )
+
+    @torch.inference_mode()
+    def predict(self, frame: Encoded, boxes: dict[int, Array] | None = None) -> Predicted:
+        """The second part of `step`: people of a frame, and its motion from earlier ones; `boxes` as there.
+
+        Raises:
+            FootfallError: no boxes for a network that finds nobody.
+        """
+        if frame.broken:
+            self._past.clear()
+            self._odometry = self._make_odometry()
+            self._tracker.interrupt()
         if boxes is None:
-            scaled = self._timed("people", lambda: self._find(tokens))
+            scaled = self._timed("people", lambda: self._find(frame.tokens))
         else:
             scaled = {k: torch.as_tensor(box).float() * self._box_scale for k, box in boxes.items()}
-        looks = self._timed("look", lambda: self._look(prepared, scaled))
-        now = _Kept(replace(tokens, images=None), scaled, looks, timestamp)
-        corners = self._timed("corners", lambda: self._odometry.step(image)) if self._odometry else []
-        gaps = [gap for gap in self.config.gaps if gap <= self._index]
+        looks = self._timed("look", lambda: self._look(frame.prepared, scaled))
+        now = _Kept(replace(frame.tokens, images=None), scaled, looks, frame.timestamp)
+        corners = self._timed("corners", lambda: self._track(frame.image)) if self._odometry else []
+        gaps = [gap for gap in self.config.gaps if gap <= len(self._past)]
         past = [self._past[-gap] for gap in gaps] or [now]
         ids = sorted(now.boxes)
         prediction = self._timed("pair", lambda: self._pair(past, now, ids))
         in_both = [[person in before.boxes for person in ids] for before in past]
         moved = self._scaled(corners, float(prediction.log_scene_scale.mean()))
-        result = self._timed("fuse", lambda: self._fuse(prediction, gaps, ids, in_both, timestamp, moved, bodies))
         if self._odometry is not None and self._odometry.wants_keyframe:
             self._timed("keyframe", lambda: self._take_keyframe(now, past[-1]))
         self._past.append(now)
-        return result
+        return Predicted(frame=frame, prediction=prediction, gaps=gaps, ids=ids, in_both=in_both, corners=moved)
+
+    @torch.inference_mode()
+    def fuse(self, frame: Predicted, bodies: dict[int, GivenBody] | None = None) -> FrameResult:
+        """The third part of `step`: everything in one world; `bodies` as there."""
+        return self._timed("fuse", lambda: self._fuse(frame, bodies or {}))
+
+    def _fuse(self, frame: Predicted, given: dict[int, GivenBody]) -> FrameResult:
+        seen, broken = self._average(frame.prediction, frame.ids, given), frame.frame.broken
+        self.observation = observe(
+            frame.prediction, seen, frame.gaps, frame.in_both, frame.frame.timestamp, frame.corners
+        )
+        newest = self._worlds.step(self.observation, broken=broken is not None)
+        self._bodies.append((seen, broken))
+        self._settled = [self._result(fused, *self._bodies.popleft()) for fused in self._worlds.settled()]
+        return self._result(newest, seen, broken)
 
     def _find(self, tokens: Tokens) -> dict[int, Tensor]:
         """People whom the student finds in its tokens: id -> box [4] in pixels of the network."""
@@ -359,6 +250,10 @@ class Stream:
         log_var = np.stack([measured.log_var for measured in corners]) + [0, 2 * self._log_scale]
         return Motions(gaps=np.array([measured.gap for measured in corners]), past_from_now=moves, log_var=log_var)
 
+    def _track(self, image: Array) -> list[Measured]:
+        assert self._odometry is not None
+        return self._odometry.step(image)
+
     def _take_keyframe(self, now: _Kept, other: _Kept) -> None:
         """Give the odometry the points of the background of the frame just given."""
         assert isinstance(self.network, Finder) and self._odometry is not None
@@ -370,16 +265,12 @@ class Stream:
         self._odometry.add_keyframe(points.numpy(), usable.numpy())
 
     def settled(self) -> list[FrameResult]:
-        """Frames that left the fuser's window with the last `step` (at most one); nothing will change them."""
-        return [self._result(frame, self._bodies[0]) for frame in self._fuser.settled()]
+        """Frames that nothing will change any more since the last `step`: at most one, or all before a break."""
+        return self._settled
 
     def finish(self) -> list[FrameResult]:
         """After the last `step` and `settled`: the frames that are still in the window, in order."""
-        frames = self._fuser.finish()
-        return [
-            self._result(frame, bodies)
-            for frame, bodies in zip(frames, list(self._bodies)[-len(frames) :], strict=True)
-        ]
+        return [self._result(frame, *known) for frame, known in zip(self._worlds.finish(), self._bodies, strict=True)]
 
     def _timed(self, part: str, call: Any) -> Any:
         start = time.perf_counter()
@@ -416,52 +307,7 @@ class Stream:
         )  # fmt: skip
         return self.network.pair(a, b, prompts)
 
-    def _fuse(
-        self, prediction: PairPrediction, gaps: list[int], ids: list[int], in_both: list[list[bool]], timestamp: float,
-        corners: Motions, given: dict[int, GivenBody] | None,
-    ) -> FrameResult:  # fmt: skip
-        bodies = self._average(prediction, ids, given or {})
-        self._forget()
-        self.observation = replace(_observe(prediction, bodies, gaps, in_both, timestamp), corners=corners)
-        self._bodies.append(bodies)
-        return self._result(self._fuser.step(self.observation), bodies)
-
-    def _average(self, prediction: PairPrediction, ids: list[int], given: dict[int, GivenBody]) -> _Bodies:
-        """Average over the pairs, weighted by how sure each is of the root; shapes also over time.
-
-        All pairs see the same pixels of the current frame, so that their mean is no surer than one of them.
-        """
-        count = len(ids)
-        log_var = prediction.root_log_var_b[:, :count]
-        weight = (-log_var).exp()
-        weight = weight / weight.sum(0)
-        root = prediction.cam_from_body_b[:, :count]
-        depth = root[..., 2:3, 3].clamp(min=0.1)
-        log_depth = (weight[..., 2:] * depth.log()).sum(0)
-        ray = (weight[..., 1:2] * root[..., :3, 3] / depth).sum(0)
-        body_rot = average_rotations(prediction.body_rot_b[:, :count], weight[..., :1].expand(-1, -1, 23))
-        betas = prediction.betas[:, :count].mean(0)
-        for column, person in enumerate(ids):
-            if person in self._betas:
-                betas[column] = torch.lerp(betas[column], self._betas[person], self.config.shape_memory)
-            self._betas[person], self._last_seen[person] = betas[column].clone(), self._index
-        cam_from_body = make_transform(average_rotations(root[..., :3, :3], weight[..., 0]), ray * log_depth.exp())
-        for column, person in enumerate(ids):
-            if person in given:
-                outside = given[person]
-                body_rot[column], betas[column] = outside.body_rot, outside.betas
-                cam_from_body[column] = (
-                    cam_from_body[column] if outside.cam_from_body is None else outside.cam_from_body
-                )
-        here = torch.eye(4).expand(count, 4, 4)
-        return _Bodies(
-            ids=ids, root_log_var=(weight * log_var).sum(0), body_rot=body_rot, betas=betas,
-            cam_from_body=cam_from_body,
-            contact_prob=prediction.contact_logit_b[:, :count].sigmoid().mean(0),
-            joints=self._body(betas, body_rot, here).joints, feet=self._body.sites(betas, body_rot, here)[:, :FEET],
-        )  # fmt: skip
-
-    def _result(self, fused: FusedFrame, bodies: _Bodies) -> FrameResult:
+    def _result(self, fused: FusedFrame, bodies: Bodies, broken: str | None) -> FrameResult:
         """Poses of the fuser with the bodies of the network; people whom the fuser could not use are left out."""
         people = []
         for row, person in enumerate(bodies.ids):
@@ -478,12 +324,8 @@ class Stream:
             index=fused.index, timestamp=fused.timestamp, static_prob=fused.static_prob, people=people,
             log_scale=fused.log_scale, log_scale_sigma=fused.log_scale_sigma,
             world_from_cam=torch.from_numpy(fused.world_from_cam).float(), camera_sigma=_per_axis(fused.covariance),
+            broken=broken,
         )  # fmt: skip
-
-    def _forget(self, after: int = 900) -> None:
-        """Shapes of people who have been away for long are dropped, so that memory is bounded."""
-        for person in [k for k, seen in self._last_seen.items() if self._index - seen > after]:
-            del self._last_seen[person], self._betas[person]
 
     def seen(self, image: Array) -> Seen:
         """What is known of the frame just given, besides its result; `image` as given to `step`."""
@@ -529,33 +371,6 @@ class Stream:
                 "p99_ms": round(float(p99), 3),
             }
         return rows
-
-
-def _observe(
-    prediction: PairPrediction, bodies: _Bodies, gaps: list[int], in_both: list[list[bool]], timestamp: float
-) -> FrameObservation:
-    """A prediction for `gaps` as the fuser takes it; a body's motion counts where the person was in both frames."""
-    steps, rows = np.array(gaps, np.int64), slice(len(gaps))  # without gaps the frame was paired with itself
-    people = {}
-    for column, person in enumerate(bodies.ids):
-        seen = np.array([row[column] for row in in_both[rows]], bool)
-        people[person] = PersonObservation(
-            cam_from_body=_array(bodies.cam_from_body[column]), root_log_var=_array(bodies.root_log_var[column]),
-            contact_prob=_array(bodies.contact_prob[column]), feet=_array(bodies.feet[column]),
-            motions=Motions(
-                gaps=steps[seen], past_from_now=_array(prediction.body_a_from_body_b[rows, column])[seen],
-                log_var=_array(prediction.body_log_var[rows, column])[seen],
-            ),
-        )  # fmt: skip
-    camera = Motions(
-        gaps=steps, past_from_now=_array(prediction.cam_a_from_cam_b[rows]),
-        log_var=_array(prediction.camera_log_var[rows]),
-    )  # fmt: skip
-    return FrameObservation(timestamp=timestamp, camera=camera, people=people)
-
-
-def _array(values: Tensor) -> NDArray[np.float64]:
-    return values.double().numpy()
 
 
 def _per_axis(covariance: Array) -> Tensor:

@@ -2,12 +2,14 @@
 
 Time stamps come from the container (phones write variable frame rates), rotation metadata is applied by the
 decoder, and no frame is dropped or repeated: frames that cannot be decoded are counted and left out. A video
-with hard cuts is split at them, because no camera path crosses a cut.
+with hard cuts is split at them, because no camera path crosses a cut. With `blur_faces` heads are blurred here, before
+anything is written: every later stage, its labels and its pictures know blurred frames only.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill.cuts import CORRELATION, HISTOGRAM, Look, is_cut, look_at
 from distill.errors import FootfallError, require
 from distill.geometry.cameras import intrinsics_to_integer_centres, resize_intrinsics
+from distill.people.blur import blur_heads
+from distill.people.heads import HEAD_WEIGHTS, HeadsConfig, find_heads
 from distill.video import Decoder
 from teacher.initialisers.registry import Outcome, Report
 from teacher.readers.checks import check_intrinsics
@@ -39,10 +44,15 @@ class VideoConfig:
     """A longer shot is cut into parts of at most this many frames."""
     image_fps: float = 30.0
     """Frame rate of a folder of images whose manifest row gives none."""
-    cut_correlation: float = 0.4
+    cut_correlation: float = CORRELATION
     """A cut is where consecutive thumbnails correlate less than this ..."""
-    cut_histogram: float = 0.3
+    cut_histogram: float = HISTOGRAM
     """... and their colour histograms differ by more than this share of the pixels."""
+
+    blur_faces: bool = False
+    """Whether heads are blurred in the images that are written, so in all that is made of them; also --blur-faces."""
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    """How heads are found for that."""
 
     def __post_init__(self) -> None:
         if self.long_side < 64 or self.min_frames < 2 or self.max_frames < self.min_frames or self.image_fps <= 0:
@@ -50,19 +60,18 @@ class VideoConfig:
 
 
 def split_shots(path: Path, config: VideoConfig, fps: float | None = None) -> list[tuple[float, float | None]]:
-    """[start, end) in seconds of every shot of a video; the last end is None.
-
-    A cut is a pair of consecutive frames whose thumbnails are uncorrelated AND whose colours differ: fast
-    camera motion does the first, a flash the second, only a cut both.
-    """
+    """[start, end) in seconds of every shot of a video (`distill.cuts`); the last end is None."""
     decoder = Decoder(path, fps=fps or (config.image_fps if path.is_dir() else None), size=(64, 36))
     starts = [0]
-    before: tuple[Array, Array] | None = None
+    before: Look | None = None
     for index, frame in decoder.frames(range(len(decoder))):
         if frame is None:
             continue
-        now = _thumbnail(frame)
-        if before is not None and index - starts[-1] >= config.min_frames and _is_cut(before, now, config):
+        now = look_at(frame)
+        cut = before is not None and is_cut(
+            before, now, correlation=config.cut_correlation, histogram=config.cut_histogram
+        )
+        if cut and index - starts[-1] >= config.min_frames:
             starts.append(index)
         if index - starts[-1] >= config.max_frames:
             starts.append(index)
@@ -70,22 +79,6 @@ def split_shots(path: Path, config: VideoConfig, fps: float | None = None) -> li
     times = [float(decoder.timestamps[start]) for start in starts]
     times[0] = 0.0
     return list(zip(times, [*times[1:], None], strict=True))
-
-
-def _thumbnail(frame: Array) -> tuple[Array, Array]:
-    """Grey thumbnail without its mean, unit norm; histogram of 4x4x4 colours, sum 1."""
-    grey = frame.astype(np.float32).mean(-1)
-    grey = grey[: grey.shape[0] // 4 * 4, : grey.shape[1] // 4 * 4]
-    grey = grey.reshape(grey.shape[0] // 4, 4, -1, 4).mean((1, 3))
-    grey = grey - grey.mean()
-    cells = (frame >> 6).reshape(-1, 3).astype(np.int64) @ np.array([16, 4, 1])
-    return grey / (np.linalg.norm(grey) + 1e-6), np.bincount(cells, minlength=64) / len(cells)
-
-
-def _is_cut(a: tuple[Array, Array], b: tuple[Array, Array], config: VideoConfig) -> bool:
-    correlation = float((a[0] * b[0]).sum())
-    difference = float(np.abs(a[1] - b[1]).sum() / 2)
-    return correlation < config.cut_correlation and difference > config.cut_histogram
 
 
 def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
@@ -100,21 +93,20 @@ def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
     decoder = Decoder(Path(source.path), fps=fps)
     wanted = _window(decoder.timestamps, source)
     poses = _poses(source, len(decoder), wanted, unreadable=0)
-    lens: _Lens | None = None
+    pictures = _Pictures(decoder, source.intrinsics, config.long_side)
+    heads: list[Array] | None = None
+    if config.blur_faces:  # found in a pass of their own, so that no clear face is ever written
+        followed = pictures.read(wanted, lambda f, text: report(0.8 * f, f"faces, {text}"))
+        heads = find_heads((picture for _, picture in followed), config.heads)
     timestamps: list[float] = []
-    unreadable, size, source_size = 0, [0, 0], [0, 0]
-    for index, frame in decoder.frames(wanted):
-        report((index - wanted.start) / len(wanted), f"frame {index}")
-        if frame is None:
+    unreadable, found_in = 0, 0.0 if heads is None else 0.8
+    for index, picture in pictures.read(wanted, lambda f, text: report(found_in + (1 - found_in) * f, text)):
+        if picture is None:
             unreadable += 1
             continue
-        if not timestamps:
-            source_size = [frame.shape[1], frame.shape[0]]
-            size = _written_size(source_size, config.long_side)
-            lens = _Lens(source.intrinsics, source_size, size) if source.intrinsics else None
-        rgb = lens.undistort(frame) if lens else frame
-        image = Image.fromarray(rgb).resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        write_image(Frames.image_path(folder, len(timestamps)), np.asarray(image))
+        if heads is not None:
+            picture = blur_heads(picture, heads[index - wanted.start])
+        write_image(Frames.image_path(folder, len(timestamps)), picture)
         timestamps.append(decoder.timestamps[index])
     if len(timestamps) < config.min_frames:
         raise FootfallError(
@@ -123,16 +115,42 @@ def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
         )  # fmt: skip
     _poses(source, len(decoder), wanted, unreadable)
     Frames(
-        timestamps=np.asarray(timestamps, np.float64), size=size, source_size=source_size, unreadable=unreadable,
-        K=lens.K if lens else None, world_from_cam=poses,
+        timestamps=np.asarray(timestamps, np.float64), size=pictures.size, source_size=pictures.source_size,
+        unreadable=unreadable, K=pictures.lens.K if pictures.lens else None, world_from_cam=poses,
     ).save(folder)  # fmt: skip
     seconds = float(timestamps[-1] - timestamps[0])
     return Outcome(
         summary={
-            "frames": len(timestamps), "size": size, "source_size": source_size, "unreadable": unreadable,
-            "seconds": seconds, "fps": (len(timestamps) - 1) / seconds if seconds else None,
-        }
+            "frames": len(timestamps), "size": pictures.size, "source_size": pictures.source_size,
+            "unreadable": unreadable, "seconds": seconds, "fps": (len(timestamps) - 1) / seconds if seconds else None,
+            "blurred": heads is not None, "heads": sum(map(len, heads or [])),
+        },
+        weights={} if heads is None else {w.id: {"sha256": w.sha256, "licence": w.licence} for w in HEAD_WEIGHTS},
     )  # fmt: skip
+
+
+class _Pictures:
+    """The frames of a clip as they are written: through a pinhole, and small."""
+
+    def __init__(self, decoder: Decoder, intrinsics: dict[str, Any] | None, long_side: int) -> None:
+        self._decoder, self._intrinsics, self._long_side = decoder, intrinsics, long_side
+        self.source_size, self.size = [0, 0], [0, 0]
+        self.lens: _Lens | None = None
+
+    def read(self, wanted: range, report: Report) -> Iterator[tuple[int, Array | None]]:
+        """(index, [H, W, 3] uint8, or None where it cannot be decoded)."""
+        for index, frame in self._decoder.frames(wanted):
+            report((index - wanted.start) / len(wanted), f"frame {index}")
+            if frame is None:
+                yield index, None
+                continue
+            if self.source_size == [0, 0]:
+                self.source_size = [frame.shape[1], frame.shape[0]]
+                self.size = _written_size(self.source_size, self._long_side)
+                self.lens = _Lens(self._intrinsics, self.source_size, self.size) if self._intrinsics else None
+            image = Image.fromarray(self.lens.undistort(frame) if self.lens else frame)
+            small = image.resize((self.size[0], self.size[1]), Image.Resampling.LANCZOS, reducing_gap=2.0)
+            yield index, np.asarray(small)
 
 
 def _window(timestamps: Array, source: ClipSource) -> range:

@@ -240,9 +240,9 @@ def test_memory_does_not_grow_over_a_thousand_frames(student: Student) -> None:
             resident.append(resident_mb())
     assert resident[1] - resident[0] < 8
     assert len(small._past) == 3
-    assert small._fuser.window.states.nodes <= 2 * 13
-    assert len(small._bodies) == 13
-    assert len(small._betas) <= 900 // 20 + 2
+    assert small._worlds.fuser.window.states.nodes <= 2 * 13
+    assert len(small._bodies) == 12
+    assert len(small._average.betas) <= 900 // 20 + 2
     assert all(len(seconds) <= TIMES_KEPT for seconds in small.times.values())
     assert set(small.latency()) == {"encode", "look", "pair", "fuse"}
 

@@ -1,0 +1,59 @@
+"""Settings of a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.fuser import CameraMode, FuserConfig
+from distill.geometry.cameras import make_intrinsics
+from distill.odometry import OdometryConfig
+from distill.people.token_tracker import TokenTrackerConfig
+
+
+@dataclass(kw_only=True)
+class StreamConfig:
+    """Streaming."""
+
+    gaps: list[int] = field(default_factory=lambda: [1, 3, 10])
+    """Earlier frames that each new frame is paired with."""
+    focal_px: float = 0.0
+    """Focal length in pixels of the video; 0 takes `focal_guess`."""
+    focal_guess: float = 0.8
+    """Focal length where none is given, as a multiple of the image diagonal."""
+    shape_memory: float = 0.98
+    """How slowly a person's shape follows new frames."""
+    corners: Literal["auto", "never"] = "auto"
+    """Measure the camera's motion by corners on the backbone's points too (auto: where there are points and OpenCV)."""
+    odometry: OdometryConfig = field(default_factory=OdometryConfig)
+    tracker: TokenTrackerConfig = field(default_factory=TokenTrackerConfig)
+    camera: Literal["auto", "static", "moving"] = "auto"
+    """Whether the camera stands: tested all the time (auto), or known."""
+    break_seconds: float = 1.0
+    """A longer pause between two frames breaks relative motion, s; what comes after it begins a new path."""
+    cuts: Literal["auto", "never"] = "auto"
+    """Whether hard cuts break relative motion too."""
+    settle: bool = True
+    """Written results hold each frame as known `fuser.lag` frames later; false: as known at once."""
+    fuser: FuserConfig = field(default_factory=FuserConfig)
+
+    def __post_init__(self) -> None:
+        if self.camera not in get_args(CameraMode):
+            raise ValueError(f"stream: camera is {self.camera!r}, expected one of {', '.join(get_args(CameraMode))}")
+        if self.gaps and self.fuser.lag < max(self.gaps):
+            raise ValueError(
+                f"stream: fuser.lag is {self.fuser.lag}, expected at least the longest of gaps {self.gaps}"
+            )
+        if not self.gaps or min(self.gaps) < 1 or self.focal_px < 0 or self.focal_guess <= 0:
+            raise ValueError("stream: gaps of at least 1, focal_px >= 0 and focal_guess > 0 are expected")
+        if self.break_seconds <= 0 or self.cuts not in ("auto", "never"):
+            raise ValueError("stream: break_seconds > 0 and cuts of auto or never are expected")
+
+    def intrinsics(self, size: tuple[int, int]) -> Tensor:
+        """K [3, 3] for images of (width, height)."""
+        focal = self.focal_px or self.focal_guess * float(np.hypot(*size))
+        return make_intrinsics(torch.tensor(focal), size)
