@@ -26,7 +26,7 @@ VERBS: Final = {
     "run": "stream a video through a checkpoint: motion, cameras, scene",
     "doctor": "show what is installed, what is missing and what it would enable",
     "view": "look at results in the browser",
-    "convert": "write results as glb, bvh, usd, amass, colmap, tum, 3dgs, csv or a Blender script",
+    "convert": "write results as glb, bvh, usd, amass, colmap, tum, 3dgs, csv, rrd or a Blender script",
     "push": "publish a checkpoint on the Hub",
     "pull": "fetch a checkpoint from the Hub",
     "bench": "measure speed: a row of numbers with hardware, versions and commit",

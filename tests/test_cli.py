@@ -20,7 +20,7 @@ SURFACE = {
     "export": {"checkpoint", "--format", "--out", "overrides"},
     "run": {"video", "--checkpoint", "--out", "overrides"},
     "convert": {"result", "--to", "--out", "overrides"},
-    "view": {"results", "overrides"},
+    "view": {"results", "--rerun", "overrides"},
     "bench": {"name", "overrides"},
     "push": {"folder", "id", "overrides"},
     "pull": {"id"},

@@ -17,6 +17,7 @@ from distill.convert.config import ConvertConfig
 from distill.convert.glb import write_glb
 from distill.convert.joints_csv import write_csv
 from distill.convert.rig import corrective_error
+from distill.convert.rrd import write_rrd
 from distill.convert.source import Source
 from distill.convert.splats import write_3dgs
 from distill.convert.tum import write_tum
@@ -84,6 +85,11 @@ FORMATS: Final[dict[str, Format]] = {
         write=write_csv,
         convention="axes of the result's world, metres, seconds of the video",
         lost="rotations, shape, camera, scene, contacts",
+    ),
+    "rrd": Format(
+        write=write_rrd,
+        convention="axes of the result's world below a turn to z up, metres, seconds of the video and frame numbers",
+        lost="rotations of joints, shape; pictures (footfall view RESULT --rerun has them)",
     ),
     "blender": Format(
         write=write_blender, skinned=True,

@@ -10,7 +10,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `footfall convert`."""
     parser.add_argument("result", type=Path, metavar="RESULT", help="folder of a result: of run, or clips/ID/joint")
     parser.add_argument(
-        "--to", required=True, metavar="FORMAT[,FORMAT]", help="glb, bvh, usd, amass, colmap, tum, 3dgs, csv, blender"
+        "--to",
+        required=True,
+        metavar="FORMAT[,FORMAT]",
+        help="glb, bvh, usd, amass, colmap, tum, 3dgs, csv, rrd, blender",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder for the files")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, see docs/configuration.md")
