@@ -1,38 +1,74 @@
 """Inputs of `footfall label`: video files, folders and manifests, validated whole before work starts.
 
-A manifest is `.jsonl` (one JSON object a line) or `.csv` (a header line). Columns:
+A manifest is `.jsonl` (one JSON object a line) or `.csv` (a header line, JSON in the cells of numbers and lists):
 
-    path             required: video file or folder of numbered images; relative to the manifest
-    id               default: the file's name; letters, digits, '.', '_' and '-'
-    licence, source  recorded with every label made from the clip
-    fps              overrides the container's time stamps
-    intrinsics       {"fx", "fy", "cx", "cy", optional "distortion": [k1, k2, p1, p2]}, pixels of the
-                     source video, top-left pixel centre at (0.5, 0.5)
-    world_from_cam   4x4 for a fixed camera, or one 4x4 per frame; metres
+    path              video file or folder of numbered images, relative to the manifest; or its file:// URL
+    url               where it was got from; recorded, never fetched. A file:// URL serves for `path`
+    id                default: the file's name; letters, digits, '.', '_' and '-'
+    sha256            of the file (of a folder: `fingerprint`); checked before anything runs
+    licence, source   recorded with every label made from the clip; default of source: the url
+    source_id         who may withdraw (a recording, person or channel); default: the url
+    consent           notes on the consent of the people filmed
+    start_s, end_s    only this part of the video, seconds
+    fps               overrides the container's time stamps
+    intrinsics        {"fx", "fy", "cx", "cy", optional "distortion": [k1, k2, p1, p2]}, pixels of the
+                      source video, top-left pixel centre at (0.5, 0.5)
+    world_from_cam    4x4 for a fixed camera, or one 4x4 per frame; metres
+    camera            auto, static, moving or known: which cameras are made, where the config says auto
+    people            how many people there are to label: those seen longest and largest are kept
+
+Everything that is wrong is said at once, by row.
 """
 
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
+import io
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from distill.errors import FootfallError
 from distill.files import sha256_of
 from distill.video import IMAGE_SUFFIXES
+from teacher.manifest_columns import (
+    MANIFEST_SUFFIXES,
+    VIDEO_SUFFIXES,
+    check_columns,
+    clip_of,
+    find_file,
+    is_image_folder,
+)
 from teacher.workspace import ClipSource
 
-VIDEO_SUFFIXES: Final = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
-MANIFEST_SUFFIXES: Final = (".jsonl", ".csv")
-COLUMNS: Final = ("path", "id", "licence", "source", "fps", "intrinsics", "world_from_cam")
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_MANIFEST_BYTES: Final = 256 << 20
+"""A manifest is refused above this size, before it is read."""
+MAX_ROW_CHARACTERS: Final = 8 << 20
+"""One row at most: camera poses of about 25,000 frames."""
+MAX_LISTED: Final = 20
+"""Rows with errors that are listed; the others are counted."""
+NUMBERS: Final = ("fps", "intrinsics", "world_from_cam", "start_s", "end_s", "people")
+"""Columns that are JSON in a CSV file."""
+Row = tuple[int, dict[str, Any] | Exception]
+"""Line in the file, and what is in it or what is wrong with it."""
+
+
+class ManifestError(FootfallError):
+    """Rows of a manifest are wrong. `rows` has every one; the message lists the first `MAX_LISTED`."""
+
+    def __init__(self, manifest: Path, rows: Sequence[str]) -> None:
+        self.rows = list(rows)
+        super().__init__(
+            f"manifest {manifest}", got=rows[0] if len(rows) == 1 else f"{len(rows)} rows with errors",
+            expected="every row valid", do="mend the manifest; nothing was started",
+        )  # fmt: skip
+        if len(rows) > 1:
+            listed = [f"  {row}" for row in rows[:MAX_LISTED]]
+            if len(rows) > MAX_LISTED:
+                listed.append(f"  and {len(rows) - MAX_LISTED} more")
+            self.args = ("\n".join([str(self), *listed]),)
 
 
 def read_inputs(inputs: Sequence[str | Path]) -> list[ClipSource]:
@@ -45,39 +81,40 @@ def read_inputs(inputs: Sequence[str | Path]) -> list[ClipSource]:
     clips: list[ClipSource] = []
     for item in inputs:
         path = Path(item)
-        if path.is_dir() and not _is_image_folder(path):
+        if path.is_dir() and not is_image_folder(path):
             clips += _read_folder(path)
         elif path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file():
-            clips += _read_manifest(path)
+            clips += read_manifest(path)
         else:
-            clips.append(_clip(path, where=f"input {path}", row={}))
-    seen: dict[str, ClipSource] = {}
-    for clip in clips:
-        if clip.id in seen:
-            raise FootfallError(
-                f"clip id {clip.id!r}", got=f"twice: {seen[clip.id].path} and {clip.path}", expected="unique ids",
-                do="name one of them by the column 'id' of a manifest",
-            )  # fmt: skip
-        seen[clip.id] = clip
-    _check_same_calibration(clips)
+            clips.append(clip_of(path, where=f"input {path}", row={}))
+    for _, misfit in _misfits(clips):
+        raise misfit
     return clips
 
 
-def _check_same_calibration(clips: list[ClipSource]) -> None:
-    """One video has one lens, one rate and one camera path, however often it is named."""
+def _misfits(clips: Sequence[ClipSource]) -> Iterator[tuple[int, FootfallError]]:
+    """What is wrong between clips: ids that are equal; one video with two lenses, rates or camera paths.
+
+    Yields:
+        (index of the later clip, what is wrong).
+    """
+    ids: dict[str, ClipSource] = {}
     first: dict[str, ClipSource] = {}
-    for clip in clips:
+    for index, clip in enumerate(clips):
+        if clip.id in ids:
+            yield index, FootfallError(
+                f"clip id {clip.id!r}", got=f"twice: {ids[clip.id].path} and {clip.path}", expected="unique ids",
+                do="name one of them by the column 'id' of a manifest",
+            )  # fmt: skip
+        ids.setdefault(clip.id, clip)
         other = first.setdefault(clip.path, clip)
         for name in ("fps", "intrinsics", "world_from_cam"):
             if getattr(clip, name) != getattr(other, name):
-                raise FootfallError(
-                    f"clips {other.id!r} and {clip.id!r}", got=f"the same video {clip.path} with two kinds of {name}",
+                yield index, FootfallError(
+                    f"clips {other.id!r} and {clip.id!r}",
+                    got=f"the same video {clip.path} with two kinds of {name}",
                     expected=f"one {name} per video", do="correct one of the rows; nothing was started",
                 )  # fmt: skip
-
-
-def _is_image_folder(path: Path) -> bool:
-    return any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
 
 
 def _read_folder(folder: Path) -> list[ClipSource]:
@@ -87,164 +124,107 @@ def _read_folder(folder: Path) -> list[ClipSource]:
             f"folder {folder}", got="no video in it", expected=f"files ending in {', '.join(VIDEO_SUFFIXES)}",
             do="check the path, or name the files in a manifest",
         )  # fmt: skip
-    return [_clip(path, where=f"input {path}", row={}) for path in videos]
+    return [clip_of(path, where=f"input {path}", row={}) for path in videos]
 
 
-def _read_manifest(manifest: Path) -> list[ClipSource]:
-    rows = _rows_jsonl(manifest) if manifest.suffix.lower() == ".jsonl" else _rows_csv(manifest)
-    problems: list[str] = []
-    clips: list[ClipSource] = []
-    for number, row in rows:
-        where = f"{manifest.name} row {number}"
+def read_manifest(manifest: Path) -> list[ClipSource]:
+    """The clips of a manifest.
+
+    Raises:
+        ManifestError: rows are wrong, with one line for each.
+        FootfallError: it is too large, no text, or empty.
+    """
+    text = _text(manifest)
+    problems: list[tuple[int, str]] = []
+    clips: list[tuple[int, ClipSource]] = []
+    digests: dict[str, str] = {}
+    for number, row in _rows_jsonl(text) if manifest.suffix.lower() == ".jsonl" else _rows_csv(text):
+        where = f"row {number}"
         try:
             if isinstance(row, Exception):
-                raise FootfallError(where, got=row, expected="one JSON object", do="mend that line")
-            _check_columns(where, row)
-            clips.append(_clip(manifest.parent / str(row["path"]), where=where, row=row))
+                raise FootfallError(where, got=row, expected="one valid row", do="mend that line")
+            check_columns(where, row)
+            clip = clip_of(find_file(where, row, manifest.parent), where=where, row=row)
+            _check_digest(where, clip, digests)
+            clips.append((number, clip))
         except FootfallError as error:
-            problems.append(str(error))
+            problems.append((number, str(error)))
+    for index, misfit in _misfits([clip for _, clip in clips]):
+        problems.append((clips[index][0], f"row {clips[index][0]}: {misfit}"))
     if problems:
-        more = f" (and {len(problems) - 1} more rows with errors)" if len(problems) > 1 else ""
-        raise FootfallError(
-            f"manifest {manifest}", got=problems[0] + more, expected="every row valid",
-            do="mend the manifest; nothing was started",
-        )  # fmt: skip
+        raise ManifestError(manifest, [text for _, text in sorted(problems)])
     if not clips:
         raise FootfallError(f"manifest {manifest}", got="no rows", expected="at least one clip", do="add a row")
-    return clips
+    return [clip for _, clip in clips]
 
 
-def _rows_jsonl(manifest: Path) -> list[tuple[int, Any]]:
-    rows: list[tuple[int, Any]] = []
-    for number, line in enumerate(_text(manifest).splitlines(), start=1):
+def _check_digest(where: str, clip: ClipSource, digests: dict[str, str]) -> None:
+    """Hash a file whose hash is given, once per file."""
+    if not clip.sha256:
+        return
+    found = digests.get(clip.path) or fingerprint(Path(clip.path))
+    digests[clip.path] = found
+    if found != clip.sha256:
+        raise FootfallError(
+            where, got=f"a file with SHA-256 {found[:12]}...", expected=f"{clip.sha256[:12]}...",
+            do=f"fetch {clip.path} again, or correct sha256",
+        )  # fmt: skip
+
+
+def _rows_jsonl(text: str) -> Iterator[Row]:
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                rows.append((number, json.loads(line)))
-            except json.JSONDecodeError as error:
-                rows.append((number, error))
-    return rows
+            yield number, _parse(line)
 
 
-def _rows_csv(manifest: Path) -> list[tuple[int, Any]]:
-    rows: list[tuple[int, Any]] = []
-    for number, cells in enumerate(csv.DictReader(_text(manifest).splitlines()), start=2):
-        if None in cells or None in cells.values():
-            rows.append((number, ValueError("another number of cells than the header")))
-            continue
-        row: dict[str, Any] = {key: value for key, value in cells.items() if value}
+def _parse(text: str) -> Any:
+    """JSON, without the keys that are null; or what is wrong with it."""
+    if len(text) > MAX_ROW_CHARACTERS:
+        return ValueError(f"{len(text)} characters in one row, more than {MAX_ROW_CHARACTERS}")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or an integer of thousands of digits
+        return ValueError(f"no JSON ({error})")
+    return {key: entry for key, entry in value.items() if entry is not None} if isinstance(value, dict) else value
+
+
+def _rows_csv(text: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    while True:
         try:
-            for column in ("fps", "intrinsics", "world_from_cam"):
-                if column in row:
-                    row[column] = json.loads(row[column])
-        except json.JSONDecodeError as error:
-            rows.append((number, ValueError(f"column {column}: {error}")))
-            continue
-        rows.append((number, row))
-    return rows
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # a quote that never ends, a cell that is too long
+            yield reader.line_num, ValueError(f"no CSV ({error})")
+            return
+        yield reader.line_num, _row_of_cells(cells)
+
+
+def _row_of_cells(cells: dict[Any, Any]) -> Any:
+    if None in cells or None in cells.values():
+        return ValueError("another number of cells than the header")
+    row: dict[str, Any] = {key: value for key, value in cells.items() if value}
+    for column in NUMBERS:
+        if column in row:
+            row[column] = _parse(row[column])
+            if isinstance(row[column], Exception):
+                return ValueError(f"column {column}: {row[column]}")
+    return row
 
 
 def _text(manifest: Path) -> str:
+    size = manifest.stat().st_size
+    if size > MAX_MANIFEST_BYTES:
+        raise FootfallError(
+            f"manifest {manifest}", got=f"{size} bytes", expected=f"at most {MAX_MANIFEST_BYTES}", do="split it"
+        )
     try:
         return manifest.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise FootfallError(
             f"manifest {manifest}", got=error, expected="UTF-8 text", do="save it as UTF-8 .csv or .jsonl"
         ) from error
-
-
-def _check_columns(where: str, row: Any) -> None:
-    if not isinstance(row, dict):
-        raise FootfallError(where, got=type(row).__name__, expected="one JSON object", do="mend that line")
-    for key in row:
-        if key not in COLUMNS:
-            close = difflib.get_close_matches(str(key), COLUMNS, n=1)
-            hint = f"did you mean {close[0]!r}" if close else "remove it"
-            raise FootfallError(where, got=f"column {key!r}", expected=f"columns {', '.join(COLUMNS)}", do=hint)
-    if not row.get("path"):
-        raise FootfallError(where, got="no path", expected="column 'path'", do="name the video file")
-
-
-def _clip(path: Path, *, where: str, row: dict[str, Any]) -> ClipSource:
-    """One validated clip; the file exists, its contents are looked at when its turn comes."""
-    if not path.exists():
-        raise FootfallError(where, got=f"no such file {path}", expected="a video file", do="check the path")
-    known = VIDEO_SUFFIXES + MANIFEST_SUFFIXES
-    if path.is_file() and path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise FootfallError(
-            where, got=f"a file ending in {path.suffix!r}", expected=f"one of {', '.join(known)} or a folder",
-            do="convert the file or correct the path",
-        )  # fmt: skip
-    identifier = str(row.get("id") or re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._") or "clip")
-    if not _ID.fullmatch(identifier):
-        raise FootfallError(
-            where, got=f"id {identifier!r}", expected="letters, digits, '.', '_' and '-', at most 128",
-            do="choose another id",
-        )  # fmt: skip
-    return ClipSource(
-        id=identifier,
-        path=str(path.resolve()),
-        sha256="",
-        licence=str(row.get("licence", "unknown")),
-        source=str(row.get("source", "local")),
-        fps=_fps(where, row.get("fps")),
-        intrinsics=_intrinsics(where, row.get("intrinsics")),
-        world_from_cam=_poses(where, row.get("world_from_cam")),
-    )
-
-
-def _fps(where: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1000:
-        raise FootfallError(where, got=f"fps {value!r}", expected="frames per second in (0, 1000]", do="correct it")
-    return float(value)
-
-
-def _intrinsics(where: str, value: Any) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    keys, optional = {"fx", "fy", "cx", "cy"}, {"distortion"}
-    good = (
-        isinstance(value, dict)
-        and keys <= set(value) <= keys | optional
-        and all(_is_number(value[key]) for key in keys)
-        and value["fx"] > 0
-        and value["fy"] > 0
-        and isinstance(distortion := value.get("distortion", [0.0] * 4), list)
-        and len(distortion) == 4
-        and all(map(_is_number, distortion))
-    )
-    if not good:
-        raise FootfallError(
-            where, got=f"intrinsics {value!r}",
-            expected='{"fx", "fy", "cx", "cy"} in pixels, fx and fy positive, optional "distortion": [k1, k2, p1, p2]',
-            do="correct the calibration",
-        )  # fmt: skip
-    return dict(value)
-
-
-def _poses(where: str, value: Any) -> list[Any] | None:
-    if value is None:
-        return None
-    try:
-        poses = np.asarray(value, np.float64)
-    except (TypeError, ValueError):
-        poses = np.zeros(0)
-    rigid = poses.ndim in (2, 3) and poses.shape[-2:] == (4, 4) and bool(np.isfinite(poses).all())
-    if rigid:
-        rotation = poses[..., :3, :3]
-        rigid = np.allclose(rotation @ np.swapaxes(rotation, -1, -2), np.eye(3), atol=1e-3)
-        rigid = rigid and bool((np.linalg.det(rotation) > 0).all()) and np.allclose(poses[..., 3, :], [0, 0, 0, 1])
-    if not rigid:
-        raise FootfallError(
-            where, got=f"world_from_cam of shape {poses.shape}",
-            expected="a rigid 4x4, or a list of them, one per frame, metres", do="correct the calibration",
-        )  # fmt: skip
-    return poses.tolist()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def fingerprint(path: Path) -> str:

@@ -97,17 +97,16 @@ def _clips_of(source: ClipSource, out: Path, settings: Any) -> Iterator[ClipFold
     """Split a source at its shot cuts and write `clip.json` of each part."""
     from teacher.video import split_shots
 
-    source = replace(source, sha256=fingerprint(Path(source.path)))
-    first = ClipFolder(out / "clips" / source.id)
-    if _same_source(first, source):  # cut points of an unchanged file are known from last time
-        known = sorted((out / "clips").glob(f"{source.id}-shot*"))
-        yield first
-        yield from (ClipFolder(folder) for folder in known if _same_source(ClipFolder(folder), source))
+    source = replace(source, sha256=source.sha256 or fingerprint(Path(source.path)))
+    known = _known_shots(source, out)
+    if known:  # cut points of an unchanged file are known from last time
+        yield from known
         return
     try:
-        shots = split_shots(Path(source.path), settings.video, source.fps)
+        window = (source.start_s, source.end_s)
+        shots = split_shots(Path(source.path), settings.video, source.fps, window=window)
     except FootfallError:  # the frames stage will meet the same fault and record it
-        shots = [(0.0, None)]
+        shots = [(source.start_s, source.end_s)]
     for number, (start_s, end_s) in enumerate(shots):
         identifier = source.id if number == 0 else f"{source.id}-shot{number:03d}"
         clip = ClipFolder(out / "clips" / identifier)
@@ -115,9 +114,18 @@ def _clips_of(source: ClipSource, out: Path, settings: Any) -> Iterator[ClipFold
         yield clip
 
 
+def _known_shots(source: ClipSource, out: Path) -> list[ClipFolder]:
+    """The clips of last time, if they are those of the same source and cover the same part of it; else none."""
+    folders = [out / "clips" / source.id, *sorted((out / "clips").glob(f"{source.id}-shot*"))]
+    clips = [ClipFolder(folder) for folder in folders if (folder / "clip.json").is_file()]
+    same = [clip for clip in clips if _same_source(clip, source)]
+    if not same or same[0].id != source.id:
+        return []
+    covered = (same[0].source.start_s, same[-1].source.end_s)
+    return same if covered == (source.start_s, source.end_s) else []
+
+
 def _same_source(clip: ClipFolder, source: ClipSource) -> bool:
-    if not (clip.root / "clip.json").is_file():
-        return False
     stored = clip.source
     return replace(stored, id=source.id, start_s=source.start_s, end_s=source.end_s) == source
 

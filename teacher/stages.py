@@ -11,11 +11,12 @@ from distill.config import config_hash
 from distill.errors import FootfallError
 from teacher import pictures, video
 from teacher.config import LabelConfig
+from teacher.hints import with_hints
 from teacher.initialisers.registry import Outcome, Report, StageMissingError, get_initialiser
 from teacher.optimise import quality
 from teacher.optimise import run as optimise
 from teacher.scene import stage as gaussians
-from teacher.workspace import ClipFolder, StageRecord
+from teacher.workspace import ClipFolder, StageRecord, decoded_part
 
 Runner = Callable[[ClipFolder, Any, Report], Outcome]
 
@@ -71,6 +72,7 @@ def run_clip(clip: ClipFolder, config: LabelConfig, report: Report, *, until: st
         FootfallError: a stage failed for a reason that the record now carries; later stages did not run.
     """
     done = 0.0
+    config = with_hints(config, clip.source)
     for stage in STAGES:
 
         def stage_report(fraction: float, text: str, stage: Stage = stage, done: float = done) -> None:
@@ -89,7 +91,7 @@ def _context_hash(clip: ClipFolder, stage: Stage, config: Any) -> str:
     """The first stage depends on the clip's source; all others on files of earlier stages and, at most, of the user."""
     if stage.runner is None:
         return get_initialiser(stage.name, config.use).sources(clip)
-    return config_hash(clip.source) if stage.name == "frames" else ""
+    return config_hash(decoded_part(clip.source)) if stage.name == "frames" else ""
 
 
 def _run_stage(clip: ClipFolder, stage: Stage, config: Any, context: str, report: Report) -> None:

@@ -59,12 +59,15 @@ class VideoConfig:
             raise ValueError("video: long_side >= 64, 2 <= min_frames <= max_frames and image_fps > 0 are expected")
 
 
-def split_shots(path: Path, config: VideoConfig, fps: float | None = None) -> list[tuple[float, float | None]]:
-    """[start, end) in seconds of every shot of a video (`distill.cuts`); the last end is None."""
+def split_shots(
+    path: Path, config: VideoConfig, fps: float | None = None, *, window: tuple[float, float | None] = (0.0, None)
+) -> list[tuple[float, float | None]]:
+    """[start, end) in seconds of every shot (`distill.cuts`) within a window; the last end is the window's."""
     decoder = Decoder(path, fps=fps or (config.image_fps if path.is_dir() else None), size=(64, 36))
-    starts = [0]
+    wanted = _frames_within(decoder.timestamps, *window)
+    starts = [wanted.start]
     before: Look | None = None
-    for index, frame in decoder.frames(range(len(decoder))):
+    for index, frame in decoder.frames(wanted):
         if frame is None:
             continue
         now = look_at(frame)
@@ -76,9 +79,8 @@ def split_shots(path: Path, config: VideoConfig, fps: float | None = None) -> li
         if index - starts[-1] >= config.max_frames:
             starts.append(index)
         before = now
-    times = [float(decoder.timestamps[start]) for start in starts]
-    times[0] = 0.0
-    return list(zip(times, [*times[1:], None], strict=True))
+    times = [window[0], *(float(decoder.timestamps[start]) for start in starts[1:])]
+    return list(zip(times, [*times[1:], window[1]], strict=True))
 
 
 def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
@@ -91,7 +93,7 @@ def run(clip: ClipFolder, config: VideoConfig, report: Report) -> Outcome:
     folder = clip.stage_dir("frames")
     fps = source.fps or (config.image_fps if Path(source.path).is_dir() else None)
     decoder = Decoder(Path(source.path), fps=fps)
-    wanted = _window(decoder.timestamps, source)
+    wanted = _frames_within(decoder.timestamps, source.start_s, source.end_s)
     poses = _poses(source, len(decoder), wanted, unreadable=0)
     pictures = _Pictures(decoder, source.intrinsics, config.long_side)
     heads: list[Array] | None = None
@@ -153,10 +155,10 @@ class _Pictures:
             yield index, np.asarray(small)
 
 
-def _window(timestamps: Array, source: ClipSource) -> range:
+def _frames_within(timestamps: Array, start_s: float, end_s: float | None) -> range:
     """Indices of the frames in [start_s, end_s)."""
-    start = int(np.searchsorted(timestamps, source.start_s - 1e-6)) if source.start_s > 0 else 0
-    end = len(timestamps) if source.end_s is None else int(np.searchsorted(timestamps, source.end_s - 1e-6))
+    start = int(np.searchsorted(timestamps, start_s - 1e-6)) if start_s > 0 else 0
+    end = len(timestamps) if end_s is None else int(np.searchsorted(timestamps, end_s - 1e-6))
     return range(start, end)
 
 

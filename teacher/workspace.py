@@ -19,13 +19,16 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from distill.errors import FootfallError
 from distill.files import read_json, sha256_of, write_json
 from distill.provenance import code_commit
+
+CAMERA_HINTS: Final = ("auto", "static", "moving", "known")
+"""What a manifest may say of a camera."""
 
 
 @dataclass(kw_only=True)
@@ -52,6 +55,15 @@ class ClipSource:
     """Known lens, pixels of the source video: fx, fy, cx, cy, optional distortion [k1, k2, p1, p2]."""
     world_from_cam: list[Any] | None = None
     """Known camera pose(s): one 4x4 for a fixed camera, or one per frame, metres."""
+    camera: str = "auto"
+    """What is known of the camera: one of `CAMERA_HINTS` (`teacher.hints`)."""
+    people: int | None = None
+    """How many people are to be labelled, if that is known."""
+
+
+def decoded_part(source: ClipSource) -> ClipSource:
+    """What decides the frames of a clip. Licence, notes and hints do not: they may change without decoding anew."""
+    return replace(source, licence="", source="", source_id="", consent="", camera=CAMERA_HINTS[0], people=None)
 
 
 @dataclass(kw_only=True)

@@ -40,7 +40,7 @@ class HeadsConfig:
 
     radius: float = 0.17
     """Radius of the ellipse around the middle of a face, metres: the head, its hair, and some error."""
-    face_score: float = 0.5
+    face_score: float = 0.65
     """Least score in [0, 1] of a face."""
     bridge: int = 8
     """A head that is not found for at most this many frames is filled in."""
