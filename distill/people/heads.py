@@ -8,6 +8,7 @@ missed for a few frames is filled in from before and after.
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,7 +20,7 @@ from PIL import Image
 from distill.errors import require
 from distill.people.blazepose import Pose, box_overlap, warp
 from distill.people.blur import blur_heads
-from distill.people.tracker import PeopleTracker, TrackerConfig, tiles
+from distill.people.tracker import PeopleTracker, Tracked, TrackerConfig, tiles
 from distill.people.weights import ALL_WEIGHTS, FACE_DETECTOR, get_weights
 
 Array = NDArray[Any]
@@ -44,6 +45,8 @@ class HeadsConfig:
     """Least score in [0, 1] of a face."""
     bridge: int = 8
     """A head that is not found for at most this many frames is filled in."""
+    together: int = 64
+    """Frames that are held in memory and searched forwards and backwards."""
     hold: int = 2
     """Frames for which a head is blurred before it is found first and after it is found last."""
     tracker: TrackerConfig = field(
@@ -52,8 +55,10 @@ class HeadsConfig:
     """Following people, readier to believe than for labels."""
 
     def __post_init__(self) -> None:
-        if self.radius <= 0 or not 0 < self.face_score < 1 or self.bridge < 0 or self.hold < 0:
+        if self.radius <= 0 or not 0 < self.face_score < 1 or min(self.bridge, self.hold) < 0:
             raise ValueError("heads: radius > 0, face_score in (0, 1), bridge and hold of 0 or more are expected")
+        if self.together < 1:
+            raise ValueError(f"heads.together: got {self.together}, expected at least 1")
 
 
 class FaceDetector:
@@ -99,19 +104,30 @@ class FaceDetector:
 
 
 class HeadFinder:
-    """Heads in the frames of one clip: call `step` for every frame, in order."""
+    """Heads in the frames of one clip, in order, some dozens at a time."""
 
     def __init__(self, config: HeadsConfig | None = None, *, threads: int = 1) -> None:
         self.config = config or HeadsConfig()
+        self._threads = threads
         self._people = PeopleTracker(self.config.tracker, threads=threads)
         self._faces = FaceDetector(threads)
 
-    def step(self, image: Array) -> Array:
-        """Heads in the next frame [H, W, 3] uint8: [N, 4] boxes of ellipses, pixels."""
-        heads = [head_of_pose(person.pose, self.config.radius) for person in self._people.step(image)]
-        for face in self._faces.faces(image, min_score=self.config.face_score):
-            heads.append(head_of_face(face))
-        return np.array(heads).reshape(-1, 4)
+    def find(self, frames: Sequence[Array]) -> list[Array]:
+        """Heads in the next frames, T images [H, W, 3] uint8: T boxes [N, 4] of ellipses, pixels.
+
+        People are followed forwards and, within these frames, backwards: whoever is seen well only later on is
+        followed back to where nobody was found.
+        """
+        heads = [self._heads_of(self._people.step(image)) for image in frames]
+        backwards = PeopleTracker(self.config.tracker, threads=self._threads)
+        for index in reversed(range(len(frames))):
+            heads[index] += self._heads_of(backwards.step(frames[index]))
+            faces = self._faces.faces(frames[index], min_score=self.config.face_score)
+            heads[index] += [head_of_face(face) for face in faces]
+        return [np.array(boxes).reshape(-1, 4) for boxes in heads]
+
+    def _heads_of(self, people: Sequence[Tracked]) -> list[Array]:
+        return [head_of_pose(person.pose, self.config.radius) for person in people]
 
 
 def head_of_pose(pose: Pose, radius: float) -> Array:
@@ -158,7 +174,11 @@ def heads_of_labels(K: Array, joints_cam: Array, present: Array, radius: float =
 def find_heads(frames: Iterable[Array | None], config: HeadsConfig | None = None) -> list[Array]:
     """Heads in every frame of a clip, gaps filled: T boxes [N, 4], pixels. A frame that is None has none of its own."""
     finder = HeadFinder(config)
-    found = [np.zeros((0, 4)) if frame is None else finder.step(frame) for frame in frames]
+    found: list[Array] = []
+    remaining = iter(frames)
+    while part := list(itertools.islice(remaining, finder.config.together)):
+        heads = iter(finder.find([frame for frame in part if frame is not None]))
+        found += [np.zeros((0, 4)) if frame is None else next(heads) for frame in part]
     return fill_gaps(found, bridge=finder.config.bridge, hold=finder.config.hold)
 
 
