@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 
 @dataclass(kw_only=True)
-class _StageFile:
+class StageFile:
     """Arrays and JSON-able values of one stage, in one .npz."""
 
     file: ClassVar[str]
@@ -49,7 +49,7 @@ class _StageFile:
 
 
 @dataclass(kw_only=True)
-class Frames(_StageFile):
+class Frames(StageFile):
     """The decoded clip."""
 
     file = "frames.npz"
@@ -73,7 +73,7 @@ class Frames(_StageFile):
 
 
 @dataclass(kw_only=True)
-class People(_StageFile):
+class People(StageFile):
     """Tracked people. Entries where `visible` is False are zero."""
 
     file = "tracks.npz"
@@ -97,7 +97,7 @@ class People(_StageFile):
 
 
 @dataclass(kw_only=True)
-class CameraInit(_StageFile):
+class CameraInit(StageFile):
     """Cameras and sparse scene."""
 
     file = "cameras.npz"
@@ -126,7 +126,7 @@ class CameraInit(_StageFile):
 
 
 @dataclass(kw_only=True)
-class DepthInit(_StageFile):
+class DepthInit(StageFile):
     """Dense depth (z) per frame at reduced resolution, in the units of `CameraInit`."""
 
     file = "depth.npz"
@@ -137,7 +137,7 @@ class DepthInit(_StageFile):
 
 
 @dataclass(kw_only=True)
-class BodyInit(_StageFile):
+class BodyInit(StageFile):
     """Bodies in the camera. Entries where `present` is False are interpolated or identity, and finite."""
 
     file = "bodies.npz"
@@ -158,7 +158,7 @@ class BodyInit(_StageFile):
 
 
 @dataclass(kw_only=True)
-class Contacts(_StageFile):
+class Contacts(StageFile):
     """Contact probabilities."""
 
     file = "contacts.npz"

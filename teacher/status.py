@@ -10,7 +10,8 @@ from distill.files import read_json
 from teacher.workspace import ClipFolder
 
 STAGE_NAMES = (
-    "frames", "people", "cameras", "depth", "bodies", "contacts", "joint", "quality", "gaussians", "pictures",
+    "frames", "people", "student", "cameras", "depth", "bodies", "contacts", "joint", "quality", "gaussians",
+    "pictures",
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def find_pretrained(name: str, revision: str = "") -> Pretrained:
             do="take a repository made for transformers; pickled weights (.bin, .pt) are not read",
         )  # fmt: skip
     return Pretrained(
-        name=name, folder=folder, revision=None if local else folder.name, licence=_licence(folder),
+        name=name, folder=folder, revision=None if local else folder.name, licence=card_licence(folder),
         config=read_json(folder / "config.json"),
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def _download(name: str, revision: str) -> Path:
         ) from error  # fmt: skip
 
 
-def _licence(folder: Path) -> str:
+def card_licence(folder: Path) -> str:
     """The `license` line of a model card."""
     from huggingface_hub import ModelCard
 

@@ -23,8 +23,8 @@ from teacher.workspace import ClipFolder
 
 Slot = Literal["people", "cameras", "depth", "bodies", "contacts"]
 SLOTS: Final = ("people", "cameras", "depth", "bodies", "contacts")
-EMBEDDED: Final = tuple(f"teacher.initialisers.{slot}" for slot in SLOTS)
-"""Modules that register the embedded initialisers when imported."""
+EMBEDDED: Final = (*(f"teacher.initialisers.{slot}" for slot in SLOTS), "teacher.initialisers.student")
+"""Modules that register the embedded initialisers, and those that start from a student, when imported."""
 Report = Callable[[float, str], None]
 """Called with the fraction done in [0, 1] and a short text, for progress."""
 
@@ -54,20 +54,39 @@ class Initialiser:
     run: Callable[[ClipFolder, Any, Report], Outcome]
     sources: Callable[[ClipFolder], str] = lambda clip: ""
     """Changes when the files change that it reads from outside the clip, so that its stage runs again."""
+    gpu: bool = False
+    """Whether it works on a GPU where there is one, and so belongs on a worker that has one."""
 
 
 _REGISTRY: Final[dict[tuple[str, str], Initialiser]] = {}
 
 
-def register(slot: Slot, name: str, *, needs: tuple[str, ...], licence: str) -> Callable[[Any], Any]:
+def register(
+    slot: Slot, name: str, *, needs: tuple[str, ...], licence: str, gpu: bool = False
+) -> Callable[[Any], Any]:
     """Decorator that adds an initialiser; a second one of the same name is a programming error."""
 
     def add(run: Callable[[ClipFolder, Any, Report], Outcome]) -> Callable[[ClipFolder, Any, Report], Outcome]:
         assert (slot, name) not in _REGISTRY, f"{slot}/{name} registered twice"
-        _REGISTRY[slot, name] = Initialiser(slot=slot, name=name, needs=needs, licence=licence, run=run)
+        _REGISTRY[slot, name] = Initialiser(slot=slot, name=name, needs=needs, licence=licence, run=run, gpu=gpu)
         return run
 
     return add
+
+
+def modules_of_others() -> list[str]:
+    """Modules outside this package that registered an initialiser: workers must import them too.
+
+    Raises:
+        FootfallError: one was registered by the script itself, which a worker cannot import.
+    """
+    modules = sorted({entry.run.__module__ for entry in _REGISTRY.values()})
+    if "__main__" in modules:
+        raise FootfallError(
+            "a registered initialiser", got="one of the script itself", expected="one of a module of its own",
+            do="move it into a module and import that, or label with in_process=true",
+        )  # fmt: skip
+    return [name for name in modules if not name.startswith("teacher.")]
 
 
 def get_initialiser(slot: str, name: str) -> Initialiser:
