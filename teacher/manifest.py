@@ -134,11 +134,10 @@ def read_manifest(manifest: Path) -> list[ClipSource]:
         ManifestError: rows are wrong, with one line for each.
         FootfallError: it is too large, no text, or empty.
     """
-    text = _text(manifest)
     problems: list[tuple[int, str]] = []
     clips: list[tuple[int, ClipSource]] = []
     digests: dict[str, str] = {}
-    for number, row in _rows_jsonl(text) if manifest.suffix.lower() == ".jsonl" else _rows_csv(text):
+    for number, row in read_rows(manifest):
         where = f"row {number}"
         try:
             if isinstance(row, Exception):
@@ -169,6 +168,16 @@ def _check_digest(where: str, clip: ClipSource, digests: dict[str, str]) -> None
             where, got=f"a file with SHA-256 {found[:12]}...", expected=f"{clip.sha256[:12]}...",
             do=f"fetch {clip.path} again, or correct sha256",
         )  # fmt: skip
+
+
+def read_rows(table: Path) -> Iterator[Row]:
+    """(line, what is in it or what is wrong with it) of a .jsonl or .csv file.
+
+    Raises:
+        FootfallError: it is too large, or no text.
+    """
+    text = _text(table)
+    yield from _rows_jsonl(text) if table.suffix.lower() == ".jsonl" else _rows_csv(text)
 
 
 def _rows_jsonl(text: str) -> Iterator[Row]:

@@ -26,6 +26,7 @@ ENABLES: Final = {
     "convert": "footfall convert --to usd (the other formats need no extra)",
     "view": "footfall view: results in the browser",
     "rerun": "footfall view --rerun and footfall convert --to rrd: results in Rerun's viewer",
+    "collect": "datasets/web_video: shots, repeats and segments of downloaded videos",
     "docs": "make docs: this documentation as a site",
     "ray": "labelling on a cluster (planned)",
     "dev": "this repository's tests, lint and types",
