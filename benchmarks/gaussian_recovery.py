@@ -1,6 +1,6 @@
 """What the photometric stage mends: cameras and poses made wrong on a drawn clip, noise, and labelled clips.
 
-    python benchmarks/gaussian_recovery.py experiment=recovery     [frames=12] [visits='[2,16,4]'] ...
+    python benchmarks/gaussian_recovery.py experiment=recovery     [frames=30] [gaussians.visits='[2,6,3]'] ...
     python benchmarks/gaussian_recovery.py experiment=noise        sigma from 0 to 0.02 (JOintGS's test)
     python benchmarks/gaussian_recovery.py experiment=track clips=FOLDER truth=FOLDER
 
@@ -54,8 +54,10 @@ class RecoveryConfig:
 
     experiment: Literal["recovery", "noise", "track"] = "recovery"
     """What is run."""
-    frames: int = 12
+    frames: int = 30
     """Frames of the drawn clip, at 30 a second."""
+    size: list[int] = field(default_factory=lambda: [288, 384])
+    """Of the drawn clip, pixels; the person is 180 pixels tall."""
     seed: int = 11
     """Of the clip and of the errors."""
     camera_deg: float = 2.0
@@ -74,8 +76,8 @@ class RecoveryConfig:
     """Folder for pictures; empty: none."""
     gaussians: GaussiansConfig = field(
         default_factory=lambda: GaussiansConfig(
-            enabled="always", long_side=224, frames=24, scene_count=2000, person_count=1000, visits=[2, 16, 4],
-            levels=[4, 2], align_steps=4, settle_steps=60,
+            enabled="always", long_side=384, frames=30, scene_count=3000, person_count=2500, visits=[2, 6, 3],
+            levels=[4, 2], align_steps=8,
         )
     )  # fmt: skip
     """Of the stage."""
@@ -91,16 +93,15 @@ class Drawn:
 
 def draw_clip(config: RecoveryConfig) -> Drawn:
     """A walking person before a camera that walks along; masks and background depth are those of the renderer."""
-    spec = ClipSpec(
-        id="recovery", seed=config.seed, frames=config.frames, size=[448, 256], supersample=1, exposure=0.0, focal=640.0
-    )
+    spec = ClipSpec(id="recovery", seed=config.seed, frames=config.frames, size=config.size, exposure=0.0)
     clip = make_clip(spec)
     pictures = list(render_clip(clip))
     truth = clip.truth
     depth = np.stack([np.where(picture.ids == 0, picture.depth, 0) for picture in pictures])
     images, ids = np.stack([p.rgb for p in pictures]), np.stack([p.ids for p in pictures])
     truth.scene_points, truth.scene_rgb = back_projected(truth, images, depth, config.seed)
-    size = (config.gaussians.long_side, round(config.gaussians.long_side * spec.height / spec.width))
+    scale = config.gaussians.long_side / max(config.size)
+    size = (round(scale * spec.width), round(scale * spec.height))
     return Drawn(truth, make_footage(images, ids, 1, truth.cameras.K, size, depth=depth))
 
 
@@ -194,9 +195,8 @@ def fitted(
     world = World(base, make_unknowns(base, config.seed))
     held_out = held_out_frames(len(frames), config.held_out_every)
     objective = Objective(world, make_views(base, drawn.footage, config), config, held_out, None)
-    settings = config if refine else replace(config, align_steps=0)
     begun, before = time.process_time(), errors(world, true)
-    fit(world, objective, settings, show, frozen=frozenset() if refine else frozenset((*CAMERA, *BODY)))
+    fit(world, objective, config, show, frozen=frozenset() if refine else frozenset((*CAMERA, *BODY)))
     seconds = time.process_time() - begun
     if folder is not None:
         save_pictures(folder, world, drawn.footage)
@@ -260,7 +260,7 @@ def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
         truth = load_result(Path(config.truth) / root.name / "truth")
         clip.begin("gaussians")
         begun = time.process_time()
-        settings = replace(config.gaussians, align_steps=0)
+        settings = config.gaussians
         outcome = stage.run(clip, settings, show)
         seconds = time.process_time() - begun
         clip.finish(StageRecord(stage="gaussians", status="done", implementation="", config_hash="", inputs={}))

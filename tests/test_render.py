@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import pytest
@@ -216,10 +217,26 @@ def test_cameras_do_not_disturb_each_other() -> None:
         torch.testing.assert_close(both.color[k], alone.color[0], **EXACT)
 
 
+def test_antialiased_pictures_of_two_sizes_agree() -> None:
+    """A cloud of Gaussians thinner than a pixel: four pixels of the large picture are one of the small one."""
+    gaussians = crowd(300, size=0.03)
+    gaussians.means[:, 2] = gaussians.means[:, 2].clamp(min=2.0)
+
+    def covered(antialiased: bool) -> list[Tensor]:
+        large = look(gaussians, (64, 64), 80.0, antialiased=antialiased).alpha[0]
+        small = look(gaussians, (16, 16), 20.0, antialiased=antialiased).alpha[0]
+        return [torch.nn.functional.avg_pool2d(large[None], 4)[0], small]
+
+    classic, even = covered(False), covered(True)
+    assert float(classic[1].sum() / classic[0].sum()) > 2  # what the blur adds
+    assert float(even[1].sum() / even[0].sum()) == pytest.approx(1, abs=0.15)  # where they overlap, light is counted once
+
+
 # Gradients
 
 
-def test_gradients_are_those_of_central_differences() -> None:
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_gradients_are_those_of_central_differences(antialiased: bool) -> None:
     """Every input, cameras and K included, relative error below 1e-5; wide and faint: no threshold is near."""
     size, gaussians = (13, 10), crowd(6)
     gaussians.means[:] = torch.randn(6, 3, dtype=torch.float64) * 0.3 + torch.tensor([0.0, 0.0, 3.0])
@@ -229,7 +246,9 @@ def test_gradients_are_those_of_central_differences() -> None:
     values = inputs_of(gaussians, size)
     direction = torch.randn(2, size[1], size[0], 6, dtype=torch.float64)
 
-    def loss(draw: Draw = draw_reference) -> Tensor:
+    draw = partial(draw_reference, antialiased=antialiased)
+
+    def loss() -> Tensor:
         return (draw_inputs(draw, values, size) * direction).sum()
 
     analytic = torch.autograd.grad(loss(), list(values.values()))
@@ -358,12 +377,18 @@ def test_projection_is_that_of_gsplat() -> None:
     gaussians, (cam_from_world, K) = crowd(200), two_cameras(SIZE)
     gaussians.opacities[:] = 1.0
     covariances, _ = _quat_scale_to_covar_preci(gaussians.quats, gaussians.scales, compute_preci=False)
-    radii, means, depths, conics, _ = _fully_fused_projection(gaussians.means, covariances, cam_from_world, K, *SIZE)
+    radii, means, depths, conics, faded = _fully_fused_projection(
+        gaussians.means, covariances, cam_from_world, K, *SIZE, calc_compensations=True
+    )
     splats = project_gaussians(gaussians, cam_from_world, K, SIZE)
     at = (splats.camera, splats.gaussian)
     torch.testing.assert_close(splats.means, means[at], **EXACT)
     torch.testing.assert_close(splats.conics, conics[at], **EXACT)
     torch.testing.assert_close(splats.depths, depths[at], **EXACT)
+    antialiased = project_gaussians(gaussians, cam_from_world, K, SIZE, antialiased=True)
+    there = (antialiased.camera, antialiased.gaussian)
+    torch.testing.assert_close(antialiased.opacities, faded[there].clamp(min=1e-4), **EXACT)
+    assert float(antialiased.opacities.min()) < 0.3  # some are small enough to be faded much
     seen = torch.zeros(2, 200, dtype=torch.bool)
     seen[at] = True
     assert bool((radii[at] > 0).all()) and bool(((radii[at] - splats.reach).abs() <= 1.01).all())

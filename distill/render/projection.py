@@ -22,6 +22,8 @@ BLUR: Final = 0.3
 """Added to both variances of a 2D Gaussian, square pixels: nothing falls between the pixels."""
 MARGIN: Final = 0.3
 """The Jacobian is taken no farther outside the picture than this share of half its width (or height)."""
+FAINTEST: Final = 1e-8
+"""Least share of the blurred area that counts as covered, squared opacity factor: the root has a slope there."""
 MIN_ALPHA: Final = 1 / 255
 """What covers a pixel less is not drawn."""
 
@@ -46,7 +48,9 @@ class Splats:
     """[V, 2] half the width and height of the box outside which alpha is below `MIN_ALPHA`, pixels; no gradient."""
 
 
-def project_gaussians(gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, size: tuple[int, int]) -> Splats:
+def project_gaussians(
+    gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, size: tuple[int, int], *, antialiased: bool = False
+) -> Splats:
     """2D Gaussians of every camera; differentiable in everything, K included.
 
     Args:
@@ -54,6 +58,8 @@ def project_gaussians(gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, s
         cam_from_world: [C, 4, 4] rigid.
         K: [C, 3, 3] pixels, without skew.
         size: (width, height) pixels.
+        antialiased: opacities times sqrt(|S| / |S + blur|) of the covariance S in the picture, so that as much light
+            is stopped as without the blur.
     """
     centres = gaussians.means @ cam_from_world[:, :3, :3].transpose(1, 2) + cam_from_world[:, None, :3, 3]
     seen = (centres[..., 2] > NEAR) & (centres[..., 2] < FAR) & (gaussians.opacities >= MIN_ALPHA)
@@ -61,25 +67,28 @@ def project_gaussians(gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, s
     centres, K = centres[camera, gaussian], K[camera]
     rotation = cam_from_world[camera, :3, :3] @ matrix_from_quat(gaussians.quats)[gaussian]
     spread = rotation * gaussians.scales[gaussian, None]  # a square root of the covariance in the camera
-    covariance, determinant = _project_spread(spread, centres, K, size)
+    covariance, determinant, area = _project_spread(spread, centres, K, size)
     focal, middle = K[:, (0, 1), (0, 1)], K[:, :2, 2]
     means = centres[:, :2] / centres[:, 2:] * focal + middle
     xx, xy, yy = covariance.unbind(-1)
     conics = torch.stack((yy, -xy, xx), -1) / determinant[:, None]
     opacities = gaussians.opacities[gaussian]
+    if antialiased:
+        opacities = opacities * (area / determinant).clamp(min=FAINTEST).sqrt()
     with torch.no_grad():
         # alpha falls to MIN_ALPHA where the exponent is ln(opacity / MIN_ALPHA): an ellipse; this is its box.
         reach = (2 * (opacities / MIN_ALPHA).log()[:, None] * covariance[:, (0, 2)]).clamp(min=0).sqrt()
         extent = means.new_tensor(size)
-        inside = ((means + reach > 0) & (means - reach < extent)).all(-1).nonzero()[:, 0]
+        shown = opacities >= MIN_ALPHA
+        inside = (shown & ((means + reach > 0) & (means - reach < extent)).all(-1)).nonzero()[:, 0]
     return Splats(
         camera=camera[inside], gaussian=gaussian[inside], means=means[inside], conics=conics[inside],
         depths=centres[inside, 2], opacities=opacities[inside], reach=reach[inside],
     )  # fmt: skip
 
 
-def _project_spread(spread: Tensor, centres: Tensor, K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Covariances [V, 3] (xx, xy, yy) in square pixels, and their determinants [V].
+def _project_spread(spread: Tensor, centres: Tensor, K: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariances [V, 3] (xx, xy, yy) in square pixels, their determinants [V], and those without the blur [V].
 
     Args:
         spread: [V, 3, 3] A with covariance A A^T in the camera, m.
@@ -99,4 +108,4 @@ def _project_spread(spread: Tensor, centres: Tensor, K: Tensor, size: tuple[int,
     # xx yy - xy^2 = |first x second|^2 (Lagrange): without the difference, which is all rounding for a long needle.
     area = torch.linalg.cross(first, second).square().sum(-1)
     determinant = area + BLUR * (xx + yy) + BLUR**2
-    return torch.stack((xx + BLUR, xy, yy + BLUR), -1), determinant
+    return torch.stack((xx + BLUR, xy, yy + BLUR), -1), determinant, area

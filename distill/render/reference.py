@@ -23,6 +23,7 @@ def draw_reference(
     size: tuple[int, int],
     features: Tensor,
     *,
+    antialiased: bool = False,
     work: int = WORK,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features [C, H, W, D] summed by visibility, expected depth [C, H, W] (m) and alpha [C, H, W].
@@ -33,9 +34,10 @@ def draw_reference(
         K: [C, 3, 3] pixels.
         size: (width, height) pixels.
         features: [N, D].
+        antialiased: see `render`.
         work: alphas held at once; changes memory and speed, not the picture.
     """
-    splats = project_gaussians(gaussians, cam_from_world, K, size)
+    splats = project_gaussians(gaussians, cam_from_world, K, size, antialiased=antialiased)
     lists = list_tiles(splats, len(K), size)
     depths = splats.depths[:, None]
     drawn = torch.cat((features.index_select(0, splats.gaussian), depths, torch.ones_like(depths)), -1)

@@ -39,6 +39,7 @@ def render(
     *,
     person: Tensor | None = None,
     background: Tensor | None = None,
+    antialiased: bool = False,
     backend: str = "auto",
 ) -> Rendering:
     """Pictures of Gaussians, differentiable in all of them and in the cameras; conventions in docs/render.md.
@@ -53,6 +54,8 @@ def render(
         size: (width, height) of the pictures, pixels.
         person: [N] 1 for Gaussians of people, 0 for those of the scene; None: no people.
         background: [3] or [C, 3] RGB behind everything; None: black.
+        antialiased: lower opacities by as much as the blur of the projection makes Gaussians larger (Yu et al., CVPR
+            2024, eq. 9), so that pictures of several sizes agree; what is thinner than a pixel no longer grows.
         backend: one of `BACKENDS`.
 
     Raises:
@@ -60,21 +63,37 @@ def render(
             and is not installed, cannot be built, gets tensors that are not on CUDA, or is to differentiate K.
     """
     _check(gaussians, cam_from_world, K, size, person, background, backend)
+    if person is None:
+        person = torch.zeros_like(gaussians.opacities)
+    features = torch.cat((gaussians.colors, person.to(gaussians.colors)[:, None]), -1)
+    drawn, depth, alpha = draw_features(
+        gaussians, cam_from_world, K, size, features, antialiased=antialiased, backend=backend
+    )
+    color = drawn[..., :3]
+    if background is not None:
+        behind = background.to(color).expand(len(K), 3)
+        color = color + (1 - alpha)[..., None] * behind[:, None, None]
+    return Rendering(color=color, alpha=alpha, depth=depth, person=drawn[..., 3])
+
+
+def draw_features(
+    gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, size: tuple[int, int], features: Tensor,
+    *, antialiased: bool = False, backend: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Any values of Gaussians, summed as colours are: features [N, D] -> [C, H, W, D], depth and alpha [C, H, W].
+
+    For values that are no colours, such as how far a Gaussian moves when a joint turns. All other arguments and the
+    precision are those of `render`, which checks them.
+    """
     device = gaussians.means.device.type
     chosen = ("gsplat" if device == "cuda" else "reference") if backend == "auto" else backend
     dtype = torch.float64 if chosen == "reference" and gaussians.means.dtype == torch.float64 else torch.float32
     draw = draw_gsplat if chosen == "gsplat" else draw_reference
-    if person is None:
-        person = torch.zeros_like(gaussians.opacities)
     with torch.autocast(device, enabled=False):
-        gaussians, cam_from_world, K = gaussians.to(dtype), cam_from_world.to(dtype), K.to(dtype)
-        features = torch.cat((gaussians.colors, person.to(dtype)[:, None]), -1)
-        drawn, depth, alpha = draw(gaussians, cam_from_world, K, size, features)
-        color = drawn[..., :3]
-        if background is not None:
-            behind = background.to(dtype).expand(len(K), 3)
-            color = color + (1 - alpha)[..., None] * behind[:, None, None]
-    return Rendering(color=color, alpha=alpha, depth=depth, person=drawn[..., 3])
+        return draw(
+            gaussians.to(dtype), cam_from_world.to(dtype), K.to(dtype), size, features.to(dtype),
+            antialiased=antialiased,
+        )  # fmt: skip
 
 
 def _check(

@@ -25,14 +25,15 @@ from distill.render.projection import BLUR, FAR, NEAR
 
 SETTINGS: Final[dict[str, Any]] = {
     "near_plane": NEAR, "far_plane": FAR, "eps2d": BLUR, "sh_degree": None, "packed": False,
-    "render_mode": "RGB+ED", "rasterize_mode": "classic",
+    "render_mode": "RGB+ED",
 }  # fmt: skip
 """Keyword arguments of `gsplat.rasterization` that are always the same."""
 
 
 def draw_gsplat(
-    gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, size: tuple[int, int], features: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, size: tuple[int, int], features: Tensor,
+    *, antialiased: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Features [C, H, W, D], expected depth [C, H, W] and alpha [C, H, W]; arguments of `draw_reference`, float32.
 
     Raises:
@@ -49,7 +50,7 @@ def draw_gsplat(
         return blank, blank[..., 0], blank[..., 0]
     drawn, alpha, _ = gsplat.rasterization(
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, features, cam_from_world, K, *size,
-        **SETTINGS,
+        rasterize_mode="antialiased" if antialiased else "classic", **SETTINGS,
     )  # fmt: skip
     return drawn[..., :-1], drawn[..., -1], alpha[..., 0]
 

@@ -55,17 +55,20 @@ class PhotoWeights:
 
 @dataclass(kw_only=True)
 class PhotoRates:
-    """Step of Adam for each kind of unknown at the start of a phase, in the unknown's own unit."""
+    """Step of Adam for each kind of unknown at the start of a phase, in the unknown's own unit.
 
-    camera_rot: float = 0.002
+    Those of cameras and bodies are for the polish: alignment makes the large moves.
+    """
+
+    camera_rot: float = 0.0001
     """Radians, about a point at the scene's middle depth."""
-    camera_pos: float = 0.01
+    camera_pos: float = 0.0003
     """Metres."""
-    root_rot: float = 0.01
+    root_rot: float = 0.0005
     """Radians."""
-    root_pos: float = 0.005
+    root_pos: float = 0.0003
     """Metres."""
-    pose: float = 0.005
+    pose: float = 0.0005
     """Radians."""
     scene_means: float = 0.002
     """Times the scene's middle depth, metres; a tenth of it at the end of a phase."""
@@ -160,10 +163,8 @@ class GaussiansConfig:
     """Factors by which images are made smaller in warm-up and separate phase, coarse to fine; the joint phase takes
     the last."""
     align_steps: int = 0
-    """Most Gauss-Newton steps of each camera on the scene's picture (`align`) before each section of the separate phase
-    and before the joint one; 0: none. For cameras that are off by pixels; good ones it can only harm."""
-    settle_steps: int = 0
-    """Steps, before all others, in which motion terms alone move the bodies: for a start that jitters."""
+    """Most Gauss-Newton steps of cameras and of bodies on pictures, all frames at once (`chain`), at each level before
+    the warm-up and again before the joint phase; 0: none."""
     held_out_every: int = 5
     """Every n-th frame (2, 2 + n, ...) never reaches the Gaussians: PSNR there decides. 0: none."""
     densify: float = 0.0
@@ -189,7 +190,6 @@ class GaussiansConfig:
             "person_count": (self.person_count, self.person_count == 0 or self.person_count >= 50, "0, or 50 or more"),
             "visits": (self.visits, len(self.visits) == 3 and min(self.visits) >= 0, "three numbers, 0 or more"),
             "align_steps": (self.align_steps, self.align_steps >= 0, "0 or more"),
-            "settle_steps": (self.settle_steps, self.settle_steps >= 0, "0 or more"),
             "levels": (self.levels, bool(self.levels) and min(self.levels) >= 1, "factors of 1 or more"),
             "held_out_every": (
                 self.held_out_every, self.held_out_every == 0 or self.held_out_every >= 3, "0, or 3 or more"

@@ -10,13 +10,13 @@ from torch import Tensor
 from distill.errors import FootfallError
 from teacher.initialisers.registry import Report
 from teacher.scene.adam import RowAdam
-from teacher.scene.align import align_camera
+from teacher.scene.align_bodies import align_bodies, recolour
+from teacher.scene.align_cameras import align_cameras
 from teacher.scene.config import GaussiansConfig
 from teacher.scene.densify import densify
 from teacher.scene.objective import Objective
 from teacher.scene.saved import load_state, save_state
 from teacher.scene.schedule import Step, plan, rates
-from teacher.scene.settle import recolour, settle
 from teacher.scene.world import BY_FRAME, World
 
 TRACE_EVERY = 20
@@ -73,11 +73,8 @@ class _Fitting:
 
     def take(self, number: int, step: Step) -> None:
         """One step."""
-        if number == 0 and self.config.settle_steps and not self.frozen:
-            settle(self.world, self.config)
-            recolour(self.world, self.objective.views[1].footage)
-        if step.begins and step.phase != "warm_up" and not self.frozen:
-            self._prepare(step)
+        if self.config.align_steps and not self.frozen and step.begins:
+            self._align(number, step)
         generator = torch.Generator().manual_seed((self.config.seed << 32) + number)
         loss = self.objective(step.phase, step.level, step.frames, generator, scene=step.scene)
         if not bool(torch.isfinite(loss)):
@@ -98,12 +95,16 @@ class _Fitting:
             about = {"step": number, "level": step.level, "loss": float(loss.detach())}
             self.trace.append(about | self.objective.parts)
 
-    def _prepare(self, step: Step) -> None:
-        """What precedes a section: cameras aligned to the scene's picture."""
-        if self.config.align_steps:
-            level = step.level if step.phase == "separate" else 1
-            for frame in range(len(self.world.base.times)):
-                align_camera(self.world, self.objective.views[level], frame, self.config.prior, self.config.align_steps)
+    def _align(self, number: int, step: Step) -> None:
+        """Cameras and bodies aligned directly: before anything is learnt, coarse to fine; before the joint phase."""
+        views, steps, prior = self.objective.views, self.config.align_steps, self.config.prior
+        levels = self.config.levels if number == 0 else [step.level] if step.phase == "joint" else []
+        for level in levels:
+            align_cameras(self.world, views[level], prior, steps)
+            for person in range(len(self.world.base.avatars)):
+                align_bodies(self.world, views[max(1, level // 2)], person, prior, steps)
+            if number == 0:  # later their colours have been learnt
+                recolour(self.world, views[1].footage)
 
     def splits(self, steps: list[Step], number: int) -> bool:
         """Whether the scene's Gaussians are split after this step: as the warm-up ends, a third into the joint one."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.geometry.cameras import project
+from distill.geometry.conventions import SMPL_JOINTS
 from distill.geometry.transforms import make_transform, transform_points
 from teacher.optimise.bodies import Points
 from teacher.optimise.contacts import FEET
@@ -17,8 +18,17 @@ from teacher.scene.config import PriorConfig
 from teacher.scene.terms import acceleration, soft, turn_acceleration
 from teacher.scene.world import Base, World
 
-USUAL: Final = {"joint": 10.0, "turn": 15.0, "camera": 2.0, "camera_turn": 3.0}
-"""Usual accelerations: m/s^2 of joints, rad/s^2 of joints against their parents, both of the camera."""
+USUAL: Final = {"joint": 10.0, "camera": 2.0, "camera_turn": 3.0, "root": 6.0, "root_turn": 10.0}
+"""Usual accelerations: m/s^2 of joints, the camera and the root, rad/s^2 of the camera and the root."""
+LEG, TRUNK, ARM = 60.0, 5.0, 20.0
+USUAL_TURNS: Final = tuple(
+    LEG if any(part in name for part in ("hip", "knee", "ankle", "foot"))
+    else ARM if any(part in name for part in ("shoulder", "elbow", "wrist", "hand"))
+    else TRUNK
+    for name in SMPL_JOINTS[1:]
+)  # fmt: skip
+"""The same of the 23 joints against their parents, rad/s^2: upper quartiles over the motions of `distill.synthetic`
+(knees 59, hips 36, ankles 41, shoulders 9, spine 2), more for arms and trunk, which those move too little."""
 STILL_MPS: Final = 0.1
 """Usual speed of a site that touches, m/s."""
 HEIGHT_M: Final = 0.01
@@ -40,7 +50,8 @@ def smoothness(world: World, points: Points | None, world_from_cam: Tensor, body
     if len(base.times) < 3:
         return {}
     seen = (base.present[2:] & base.present[1:-1] & base.present[:-2]).to(base.times)
-    bodies = soft(turn_acceleration(body_rot, base.dt) / USUAL["turn"]).mean(-1)
+    usual = torch.tensor(USUAL_TURNS).to(base.times)[:, None]
+    bodies = soft(turn_acceleration(body_rot, base.dt) / usual).mean(-1)
     if points is not None:
         joints = transform_points(world_from_cam, points.joints.flatten(1, 2)).unflatten(1, points.joints.shape[1:3])
         bodies = bodies + soft(acceleration(joints, base.dt) / USUAL["joint"]).mean(-1)

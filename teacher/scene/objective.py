@@ -235,8 +235,11 @@ def draw(
     gaussians: Gaussians, cam_from_world: Tensor, K: Tensor, size: tuple[int, int],
     *, person: Tensor | None = None, background: Tensor | None = None,
 ) -> Rendering:  # fmt: skip
-    """One camera: cam_from_world [4, 4], K [3, 3]."""
-    return render(gaussians, cam_from_world[None], K[None], size, person=person, background=background)
+    """One camera: cam_from_world [4, 4], K [3, 3]. Antialiased: else a person is wider in a small picture than in a
+    large one, by a pixel, and the body goes away from the camera to fit its mask."""
+    return render(
+        gaussians, cam_from_world[None], K[None], size, person=person, background=background, antialiased=True
+    )
 
 
 def _depth_of_scene(drawn: Rendering, prior: Tensor, weight: Tensor) -> Tensor:

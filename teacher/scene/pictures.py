@@ -61,7 +61,7 @@ def turn_person(world: World, person: int, size: tuple[int, int] = (160, 240)) -
     focal = 0.9 * size[1] * DISTANCE_M / float(gaussians.means[:, 1].amax() - gaussians.means[:, 1].amin())
     K = middle.new_tensor([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]])
     white = torch.ones(3).to(middle)
-    drawn = render(gaussians, views, K.expand(TURNS, 3, 3), size, background=white)
+    drawn = render(gaussians, views, K.expand(TURNS, 3, 3), size, background=white, antialiased=True)
     return to_images(drawn.color)
 
 

@@ -12,6 +12,7 @@ All unknowns are leaf tensors in one dict, by name, so that they are saved, move
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -173,6 +174,16 @@ class World:
             posed, means=posed.means + position @ rotation.transpose(-1, -2), colors=posed.colors + colour,
             quats=quat_product(posed.quats, quat_from_matrix(matrix_from_rotvec(turn))),
         )  # fmt: skip
+
+    def remember(self, names: Iterable[str]) -> Callable[[], None]:
+        """A function that gives these unknowns the values back that they have now."""
+        kept = {name: self.unknowns[name].detach().clone() for name in names}
+
+        def take_back() -> None:
+            for name, value in kept.items():
+                self.unknowns[name].data.copy_(value)
+
+        return take_back
 
     def cam_from_world(self) -> Tensor:
         """[T, 4, 4]."""
