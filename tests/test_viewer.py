@@ -110,8 +110,14 @@ def test_layers_and_sides(viewer: Viewer) -> None:
     viewer.layers["uncertainty"].value = True
     viewer.apart.value = 5.0
     before = node.clip.page_from_world[:3, 3]
-    wait_until(lambda: not node.groups["points"].visible and node.root.position[0] > before[0] + 4.9)
-    np.testing.assert_allclose(node.root.position, before + [5, 0, 0], atol=1e-6)
+    wait_until(lambda: not node.groups["points"].visible and np.linalg.norm(node.root.position - before) > 4.9)
+    eye, middle = viewer.overview()
+    shift = node.root.position - before
+    assert np.linalg.norm(shift) == pytest.approx(5)
+    assert (shift[2], shift @ (middle - eye)) == pytest.approx(
+        (0, 0), abs=1e-6
+    )  # level, and neither nearer nor farther
+    assert np.cross(middle - eye, shift)[2] < 0  # to the right
     viewer.show(0)
     sure = node.clip.people[0].confidence[0]
     red, green, _ = node._meshes[0].color
@@ -119,7 +125,7 @@ def test_layers_and_sides(viewer: Viewer) -> None:
     for box in ("points", "uncertainty"):
         viewer.layers[box].value = box == "points"
     viewer.apart.value = 0.0
-    wait_until(lambda: node.root.position[0] < before[0] + 0.1)
+    wait_until(lambda: np.linalg.norm(node.root.position - before) < 0.1)
 
 
 def test_play_moves_the_slider_by_the_clock(viewer: Viewer) -> None:

@@ -42,7 +42,7 @@ class ClipNodes:
             for layer in LAYERS
             if layer != "uncertainty"
         }
-        self.move_aside(0.0)
+        self.move_aside(np.zeros(3))
         first = number * 3
         self._colours = [_srgb(person_colour(first + k)) for k in range(len(clip.people))]
         self._meshes = [
@@ -62,9 +62,9 @@ class ClipNodes:
         self._add_gaussians(limit)
         self._frustum: Any = self._add_camera() if clip.source.has_camera else None
 
-    def move_aside(self, metres: float) -> None:
-        """Move the whole result along the page's x."""
-        self.root.position = self.clip.page_from_world[:3, 3] + [metres, 0, 0]
+    def move_aside(self, shift: Array) -> None:
+        """Move the whole result by a vector [3] of the page, metres."""
+        self.root.position = self.clip.page_from_world[:3, 3] + shift
 
     def colour_by_confidence(self, on: bool) -> None:
         """Colour bodies and paths by confidence, or by person."""

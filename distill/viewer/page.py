@@ -110,7 +110,7 @@ class Viewer:
 
     def _spread(self, metres: float) -> None:
         for number, node in enumerate(self.nodes):
-            node.move_aside(number * metres)
+            node.move_aside(number * metres * self.rightwards())
 
     def _welcome(self, client: Any) -> None:
         """A new visitor looks at the middle of the first result from the side where the camera is, a little above."""
@@ -128,6 +128,13 @@ class Viewer:
         distance = max(2.5, float(np.linalg.norm(away)))
         back = away / max(float(np.linalg.norm(away)), 1e-6)
         return middle + distance * (1.4 * back + [0, 0, 0.5]), middle
+
+    def rightwards(self) -> Any:
+        """[3] level unit vector to the right of a visitor who has just come: where further results are moved."""
+        eye, middle = self.overview()
+        ahead = (middle - eye)[:2]
+        length = float(np.linalg.norm(ahead))
+        return np.array([ahead[1], -ahead[0], 0]) / length if length > 1e-6 else np.array([1.0, 0, 0])
 
     def look_through_camera(self, client: Any) -> None:
         """Move a visitor into the first result's camera at the present frame; its picture would hide the view."""
