@@ -29,7 +29,7 @@ SCHEMAS: Final = {
     "footfall bench student": "teacher.benchmark.student_speed:Bench",
     "footfall bench data": "teacher.benchmark.data_speed:Bench",
     "footfall bench render": "teacher.benchmark.render_speed:Bench",
-    "footfall export": "distill.export:ExportConfig",
+    "footfall export": "distill.export.config:ExportConfig",
     "footfall convert": "distill.convert:ConvertConfig",
     "footfall view": "distill.viewer:ViewConfig",
     "footfall push": "distill.hub_push:PushConfig",

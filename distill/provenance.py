@@ -10,6 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from distill.errors import is_installed
+
 
 @functools.cache
 def code_commit() -> str:
@@ -37,11 +39,24 @@ def cpu_name() -> str:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores this process may use, first GPU (None without one) and system, JSON-able."""
-    import torch
-
     return {
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "gpu": _gpu_name(),
         "system": platform.platform(),
+    }
+
+
+def _gpu_name() -> str | None:
+    if not is_installed("torch"):  # `distill.runner` does without
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Version of Python, and of each of these packages that is installed."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages if is_installed(name)
     }

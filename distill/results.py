@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from distill.errors import FootfallError
 from distill.files import atomic_path, load_arrays, read_json, save_arrays, write_json
 from distill.geometry.conventions import CONTACT_SITES, WORLDS
-from distill.geometry.rotations import matrix_from_quat, quat_from_matrix
-from distill.geometry.transforms import from_quat_trans, to_quat_trans
+from distill.geometry.quaternions import matrix_from_quat, quat_from_matrix
 
 RESULT_FORMAT: Final = "footfall-result/1"
 Array = NDArray[Any]
@@ -122,16 +120,17 @@ class Result:
 
 
 def _quat(matrix: Array) -> Array:
-    return quat_from_matrix(torch.from_numpy(np.ascontiguousarray(matrix, np.float64))).numpy().astype(np.float32)
+    return quat_from_matrix(np.asarray(matrix, np.float64)).astype(np.float32)
 
 
 def _quat_trans(transform: Array) -> tuple[Array, Array]:
-    quat, trans = to_quat_trans(torch.from_numpy(np.ascontiguousarray(transform, np.float64)))
-    return quat.numpy().astype(np.float32), trans.numpy().astype(np.float32)
+    return _quat(transform[..., :3, :3]), transform[..., :3, 3].astype(np.float32)
 
 
 def _transform(quat: Array, trans: Array) -> Array:
-    return from_quat_trans(torch.from_numpy(quat), torch.from_numpy(trans)).numpy()
+    out = np.zeros((*trans.shape[:-1], 4, 4), trans.dtype)
+    out[..., :3, :3], out[..., :3, 3], out[..., 3, 3] = matrix_from_quat(quat), trans, 1.0
+    return out
 
 
 def save_result(folder: Path, result: Result) -> None:
@@ -205,7 +204,7 @@ def load_result(folder: Path) -> Result:
             present=mot["present"],
             body_model=mot_meta["body_model"],
             betas=mot["betas"],
-            body_rot=matrix_from_quat(torch.from_numpy(mot["body_quat"])).numpy(),
+            body_rot=matrix_from_quat(mot["body_quat"]),
             cam_from_body=_transform(mot["cam_from_body_quat"], mot["cam_from_body_trans"]),
             joints_cam=mot["joints_cam"],
             contact_prob=mot["contact_prob"],

@@ -53,7 +53,14 @@ class Linearised:
 
 
 class BodyPieces:
-    """Chosen points of a body model, after all 24 joints if `with_joints`."""
+    """Chosen points of a body model, after all 24 joints if `with_joints`: the masses m_j, and a_j linear in shape."""
+
+    mass: Tensor
+    """[K, 24]."""
+    offset: Tensor
+    """[K, 24, 3] metres, a_j of the mean shape."""
+    offset_dirs: Tensor
+    """[K, 24, 3, B] metres per unit of each shape coefficient."""
 
     def __init__(
         self, body: BodyModel, rows: Sequence[Row], *, with_joints: bool = False, dtype: torch.dtype = torch.float64
@@ -61,26 +68,26 @@ class BodyPieces:
         self._rest, self._rest_dirs = body.joint_template.to(dtype), body.joint_shapedirs.to(dtype)
         first = JOINTS if with_joints else 0
         zeros = self._rest.new_zeros
-        self._mass = zeros(first + len(rows), JOINTS)
-        self._offset = zeros(first + len(rows), JOINTS, 3)
-        self._offset_dirs = zeros(first + len(rows), JOINTS, 3, body.num_betas)
+        self.mass = zeros(first + len(rows), JOINTS)
+        self.offset = zeros(first + len(rows), JOINTS, 3)
+        self.offset_dirs = zeros(first + len(rows), JOINTS, 3, body.num_betas)
         self._correctives = None
         if body.posedirs is not None:
             self._correctives = zeros(first + len(rows), JOINTS, 3, body.posedirs.shape[-1])
         if with_joints:  # a joint is a vertex at its own place
-            self._mass[:first] = torch.eye(JOINTS).to(self._mass)
-            self._offset[:first] = self._mass[:first, :, None] * self._rest
-            self._offset_dirs[:first] = self._mass[:first, :, None, None] * self._rest_dirs
+            self.mass[:first] = torch.eye(JOINTS).to(self.mass)
+            self.offset[:first] = self.mass[:first, :, None] * self._rest
+            self.offset_dirs[:first] = self.mass[:first, :, None, None] * self._rest_dirs
         for row, (ids, weights) in enumerate(rows, start=first):
-            share = weights.to(self._mass)[:, None] * body.weights[ids].to(dtype)  # [k, 24]
-            self._mass[row] = share.sum(0)
-            self._offset[row] = share.T @ body.v_template[ids].to(dtype)
-            self._offset_dirs[row] = torch.einsum("vj,vdb->jdb", share, body.shapedirs[ids].to(dtype))
+            share = weights.to(self.mass)[:, None] * body.weights[ids].to(dtype)  # [k, 24]
+            self.mass[row] = share.sum(0)
+            self.offset[row] = share.T @ body.v_template[ids].to(dtype)
+            self.offset_dirs[row] = torch.einsum("vj,vdb->jdb", share, body.shapedirs[ids].to(dtype))
             if self._correctives is not None and body.posedirs is not None:
                 self._correctives[row] = torch.einsum("vj,vdp->jdp", share, body.posedirs[ids].to(dtype))
-        self._offset -= self._mass[..., None] * self._rest
-        self._offset_dirs -= self._mass[..., None, None] * self._rest_dirs
-        self._below = _descendants().to(self._mass)
+        self.offset -= self.mass[..., None] * self._rest
+        self.offset_dirs -= self.mass[..., None, None] * self._rest_dirs
+        self._below = _descendants().to(self.mass)
 
     def points(self, betas: Tensor, body_rot: Tensor, target_from_body: Tensor) -> Tensor:
         """[..., K, 3] metres in the target frame.
@@ -92,23 +99,23 @@ class BodyPieces:
         """
         rotations, joints = self._pose(betas, body_rot, target_from_body)
         offset = self._offsets(betas, body_rot)
-        return torch.einsum("...jde,...kje->...kd", rotations, offset) + self._mass @ joints
+        return torch.einsum("...jde,...kje->...kd", rotations, offset) + self.mass @ joints
 
     def linearise(self, betas: Tensor, body_rot: Tensor, target_from_body: Tensor) -> Linearised:
         """Points and derivatives; arguments as `points`. The turn of pose correctives (millimetres) is left out."""
         rotations, joints = self._pose(betas, body_rot, target_from_body)
         offset = self._offsets(betas, body_rot)
         pieces = (
-            torch.einsum("...jde,...kje->...kjd", rotations, offset) + self._mass[..., None] * joints[..., None, :, :]
+            torch.einsum("...jde,...kje->...kjd", rotations, offset) + self.mass[..., None] * joints[..., None, :, :]
         )
         # A turn w about joint i moves all below it: dp = w x sum_{j below i} (piece_j - m_j x_i).
-        arm = self._below @ pieces - (self._mass @ self._below.T)[..., None] * joints[..., None, :, :]
+        arm = self._below @ pieces - (self.mass @ self._below.T)[..., None] * joints[..., None, :, :]
         return Linearised(
             points=pieces.sum(-2),
             rotations=rotations,
             by_turn=-cross_matrix(arm),
-            by_shape=torch.einsum("...jde,kjeb->...kdb", rotations, self._offset_dirs)
-            + torch.einsum("kj,...jdb->...kdb", self._mass, self._joints_by_shape(rotations)),
+            by_shape=torch.einsum("...jde,kjeb->...kdb", rotations, self.offset_dirs)
+            + torch.einsum("kj,...jdb->...kdb", self.mass, self._joints_by_shape(rotations)),
         )
 
     def _pose(self, betas: Tensor, body_rot: Tensor, target_from_body: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +124,7 @@ class BodyPieces:
 
     def _offsets(self, betas: Tensor, body_rot: Tensor) -> Tensor:
         """[..., K, 24, 3] the a_j of every point."""
-        offset = self._offset + torch.einsum("kjdb,...b->...kjd", self._offset_dirs, betas)
+        offset = self.offset + torch.einsum("kjdb,...b->...kjd", self.offset_dirs, betas)
         if self._correctives is None:
             return offset
         feature = (body_rot - torch.eye(3).to(body_rot)).flatten(-3)

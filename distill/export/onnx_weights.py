@@ -1,0 +1,40 @@
+"""Smaller weights in ONNX files: float16 that is read back as float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from distill.errors import require
+from distill.files import atomic_path
+
+SMALLEST: Final = 1024
+"""Weights with fewer entries stay as they are."""
+
+
+def store_as_float16(path: Path) -> None:
+    """Store every large weight that float16 holds exactly as such, with a cast to float32 behind it.
+
+    Weights that were not rounded before (those of the heads) do not change.
+    """
+    onnx = require("onnx", extra="export")
+    model = onnx.load(path)
+    graph = model.graph
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST:
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if not np.array_equal(halves.astype(np.float32), values):
+            continue
+        name = tensor.name
+        tensor.CopyFrom(onnx.numpy_helper.from_array(halves, f"{name}.float16"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    for k, cast in enumerate(casts):
+        graph.node.insert(k, cast)
+    with atomic_path(path) as temporary:
+        onnx.save(model, temporary)

@@ -1,0 +1,369 @@
+"""`distill.stream` with arrays: frames in, one after the other; cameras and people out; memory that does not grow.
+
+`step` is `encode`, `predict` and `fuse` in a row. Each keeps what it remembers to itself, so that threads may do them
+for different frames at the same time, each for all frames in order (`distill.runner.pipeline`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from distill.breaks import Breaks
+from distill.errors import FootfallError
+from distill.fuser import FrameObservation, FusedFrame, Motions, cam_from_body
+from distill.odometry import CornerOdometry, Measured
+from distill.people.token_tracker import TokenTracker, overlaps
+from distill.runner.body import Body
+from distill.runner.network import ArrayNetwork, PairQuestion
+from distill.runner.people import People, PeopleAverage, observe
+from distill.stream_config import StreamConfig
+from distill.worlds import Worlds
+
+Array = NDArray[Any]
+Value = TypeVar("Value")
+TIMES_KEPT: Final = 2000
+"""Latencies are kept of the last this many frames."""
+SCALE_MEMORY: Final = 0.95
+"""How slowly the scale of the backbone's points follows new frames."""
+FARTHEST: Final = 30.0
+"""Points farther than this are no landmarks, in the backbone's unit."""
+MIN_CONFIDENCE: Final = 1.5
+"""Points that are less sure are not of the scene."""
+
+
+@dataclass(kw_only=True)
+class Person:
+    """One person in one frame; see `distill.stream_types.PersonResult`."""
+
+    id: int
+    cam_from_body: Array
+    """[4, 4] metres."""
+    body_rot: Array
+    """[23, 3, 3]."""
+    betas: Array
+    """[B]."""
+    joints_cam: Array
+    """[24, 3] metres."""
+    contact_prob: Array
+    """[6]."""
+    depth_sigma: float
+    """Standard deviation of the root's depth, relative, as the network says."""
+    root_sigma: Array
+    """[2] standard deviations per axis of the body in the world: rotation (rad), translation (m)."""
+
+
+@dataclass(kw_only=True)
+class Frame:
+    """What is known after a frame; see `distill.stream_types.FrameResult`."""
+
+    index: int
+    timestamp: float
+    world_from_cam: Array
+    """[4, 4] metres; the world is the first camera."""
+    camera_sigma: Array
+    """[2] standard deviations per axis: rotation (rad), translation (m)."""
+    static_prob: float
+    log_scale: float
+    log_scale_sigma: float
+    people: list[Person]
+    broken: str | None
+    """Why relative motion began anew with this frame (a pause, a cut); None where it goes on."""
+
+
+@dataclass
+class _Kept:
+    features: Any
+    boxes: dict[int, Array]
+    looks: dict[int, Array]
+    timestamp: float
+
+
+@dataclass(kw_only=True)
+class Encoded:
+    """A frame after `ArrayStream.encode`."""
+
+    timestamp: float
+    image: Array
+    """[H, W, 3] uint8 as given."""
+    small: Array
+    """[h, w, 3] uint8 at the network's size."""
+    prepared: Array
+    """[3, h, w] float32 at the network's size."""
+    features: Any
+    broken: str | None
+
+
+@dataclass(kw_only=True)
+class Predicted:
+    """A frame after `ArrayStream.predict`."""
+
+    frame: Encoded
+    prediction: dict[str, Array]
+    gaps: list[int]
+    ids: list[int]
+    in_both: list[list[bool]]
+    corners: Motions
+    scene: tuple[Array, Array] | None
+    """Points [N, 3] in the camera, metres of the network, and their colours [N, 3] uint8, where asked for."""
+
+
+class ArrayStream:
+    """Call `step` for every frame, in order."""
+
+    def __init__(
+        self, network: ArrayNetwork, size: tuple[int, int], body: Body, config: StreamConfig | None = None, *,
+        K: Array | None = None, K_known: bool | None = None,
+    ) -> None:  # fmt: skip
+        """Prepare for frames of `size` (width, height).
+
+        Args:
+            K: [3, 3] intrinsics in pixels of the frames; None takes the config's.
+            K_known: whether they are more than a guess; None: if they were given here or in the config.
+        """
+        self.network, self.size, self.config = network, size, config or StreamConfig()
+        focal = self.config.focal(size)
+        self.K = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]]) if K is None else K
+        scale = np.array([network.size[0] / size[0], network.size[1] / size[1]])
+        self._network_K = (self.K * np.array([[scale[0]], [scale[1]], [1.0]])).astype(np.float32)
+        self._box_scale = np.tile(scale, 2)
+        self._K_known = K_known if K_known is not None else K is not None or self.config.focal_px > 0
+        self.times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
+        """Part -> seconds of the last frames."""
+        # What `encode` remembers,
+        self._breaks = Breaks(self.config.break_seconds, self.config.cuts == "auto")
+        # what `predict` remembers,
+        self._past: deque[_Kept] = deque(maxlen=max(self.config.gaps))
+        self._odometry = self._make_odometry()
+        self._tracker = TokenTracker(self.config.tracker)
+        self._log_scale: float | None = None
+        # and `fuse`.
+        self._average = PeopleAverage(body, self.config.shape_memory)
+        self._worlds = Worlds(self.config.fuser, self.config.camera)
+        self._people: deque[tuple[People, str | None]] = deque()
+        self._settled: list[Frame] = []
+        self.observation: FrameObservation | None = None
+        """What the network said of the last frame."""
+
+    def _make_odometry(self) -> CornerOdometry | None:
+        """None where it is not wanted or cannot be."""
+        possible = self.network.has_points and find_spec("cv2") is not None
+        if self.config.corners == "never" or not possible:
+            return None
+        return CornerOdometry(self.K, self.config.odometry)
+
+    def step(self, image: Array, timestamp: float, boxes: dict[int, Array] | None = None) -> Frame:
+        """The next frame.
+
+        Args:
+            image: [H, W, 3] uint8 RGB of the announced size.
+            timestamp: seconds.
+            boxes: person's id -> [4] x0, y0, x1, y1 in pixels of the frame; None: the network finds people itself.
+
+        Raises:
+            FootfallError: a frame of another size.
+        """
+        return self.fuse(self.predict(self.encode(image, timestamp), boxes))
+
+    def encode(self, image: Array, timestamp: float) -> Encoded:
+        """The first part of `step`: features of a frame, and whether it goes on from the one before.
+
+        Raises:
+            FootfallError: a frame of another size.
+        """
+        if image.shape != (self.size[1], self.size[0], 3):
+            raise FootfallError(
+                "frame", got=f"shape {image.shape}", expected=f"({self.size[1]}, {self.size[0]}, 3)",
+                do="start a new stream for another size",
+            )  # fmt: skip
+        broken = self._breaks.step(image, timestamp)
+        small, prepared = self._timed("prepare", lambda: self._prepare(image))
+        features = self._timed("encode", lambda: self.network.encode(prepared))
+        return Encoded(
+            timestamp=timestamp, image=image, small=small, prepared=prepared, features=features, broken=broken
+        )
+
+    def predict(self, frame: Encoded, boxes: dict[int, Array] | None = None, *, scene: bool = False) -> Predicted:
+        """The second part of `step`: people of a frame, and its motion from earlier ones.
+
+        Args:
+            boxes: as in `step`.
+            scene: give points of the scene too, where the network has any.
+        """
+        if frame.broken:
+            self._past.clear()
+            self._odometry = self._make_odometry()
+            self._tracker.interrupt()
+        if boxes is None:
+            scaled = self._timed("people", lambda: self._find(frame.features))
+        else:
+            scaled = {k: (np.asarray(box) * self._box_scale).astype(np.float32) for k, box in boxes.items()}
+        looks = self._timed("look", lambda: self._look(frame.prepared, scaled))
+        now = _Kept(frame.features, scaled, looks, frame.timestamp)
+        odometry = self._odometry
+        corners = self._timed("corners", lambda: odometry.step(frame.image)) if odometry is not None else []
+        gaps = [gap for gap in self.config.gaps if gap <= len(self._past)]
+        past = [self._past[-gap] for gap in gaps] or [now]
+        ids = sorted(now.boxes)
+        prediction = self._timed("pair", lambda: self._pair(past, now, ids))
+        in_both = [[person in before.boxes for person in ids] for before in past]
+        moved = self._scaled(corners, float(prediction["log_scene_scale"].mean()))
+        if odometry is not None and odometry.wants_keyframe:
+            self._timed("keyframe", lambda: self._take_keyframe(odometry, now, past[-1]))
+        self._past.append(now)
+        return Predicted(
+            frame=frame, prediction=prediction, gaps=gaps, ids=ids, in_both=in_both, corners=moved,
+            scene=self._timed("scene", lambda: self._scene(frame, now)) if scene and self.network.has_points else None,
+        )  # fmt: skip
+
+    def fuse(self, frame: Predicted) -> Frame:
+        """The third part of `step`: everything in one world."""
+        return self._timed("fuse", lambda: self._fuse(frame))
+
+    def _fuse(self, frame: Predicted) -> Frame:
+        seen, broken = self._average(frame.prediction, frame.ids), frame.frame.broken
+        self.observation = observe(
+            frame.prediction, seen, frame.gaps, frame.in_both, frame.frame.timestamp, frame.corners
+        )
+        newest = self._worlds.step(self.observation, broken=broken is not None)
+        self._people.append((seen, broken))
+        self._settled = [_result(fused, *self._people.popleft()) for fused in self._worlds.settled()]
+        return _result(newest, seen, broken)
+
+    def settled(self) -> list[Frame]:
+        """Frames that nothing will change any more since the last `step`: at most one, or all before a break."""
+        return self._settled
+
+    def finish(self) -> list[Frame]:
+        """After the last `step` and `settled`: the frames that are still in the window, in order."""
+        return [_result(frame, *known) for frame, known in zip(self._worlds.finish(), self._people, strict=True)]
+
+    def _timed(self, part: str, call: Callable[[], Value]) -> Value:
+        start = time.perf_counter()
+        value = call()
+        self.times[part].append(time.perf_counter() - start)
+        return value
+
+    def _prepare(self, image: Array) -> tuple[Array, Array]:
+        """The image at the network's size: uint8, and [3, h, w] in [0, 1]."""
+        small = image
+        if self.size != self.network.size:
+            picture = Image.fromarray(image)
+            small = np.asarray(picture.resize(self.network.size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+        return small, np.ascontiguousarray(small.transpose(2, 0, 1), np.float32) / np.float32(255)
+
+    def _find(self, features: Any) -> dict[int, Array]:
+        """People whom the network finds: id -> box [4] in pixels of the network."""
+        config = self.config.tracker
+        boxes, scores = best_candidates(
+            *self.network.detect(features), threshold=config.stay_score, overlap=config.overlap, most=config.max_people
+        )
+        vectors = self.network.identify(features, boxes) if len(boxes) else np.zeros((0, 1), np.float32)
+        followed = self._tracker.step(boxes, scores, vectors)
+        return {person: box.astype(np.float32) for person, box in followed.items()}
+
+    def _look(self, prepared: Array, boxes: dict[int, Array]) -> dict[int, Array]:
+        """A closer look at everybody, once per frame."""
+        if not boxes:
+            return {}
+        return dict(zip(boxes, self.network.look(prepared, np.stack(list(boxes.values()))), strict=True))
+
+    def _scaled(self, corners: list[Measured], log_scale: float) -> Motions:
+        """What corners say, in metres of the network: points times their scale, which is averaged over time."""
+        last = log_scale if self._log_scale is None else self._log_scale
+        self._log_scale = SCALE_MEMORY * last + (1 - SCALE_MEMORY) * log_scale
+        if not corners:
+            return Motions()
+        moves = np.stack([measured.key_from_now for measured in corners])
+        moves[:, :3, 3] *= np.exp(self._log_scale)
+        log_var = np.stack([measured.log_var for measured in corners]) + [0, 2 * self._log_scale]
+        return Motions(gaps=np.array([measured.gap for measured in corners]), past_from_now=moves, log_var=log_var)
+
+    def _take_keyframe(self, odometry: CornerOdometry, now: _Kept, other: _Kept) -> None:
+        """Give the odometry the points of the background of the frame just given."""
+        points, _ = self.network.points(now.features, other.features)
+        odometry.add_keyframe(points, _background(points, now) & (points[..., 2] > 0.1) & (points[..., 2] < FARTHEST))
+
+    def _scene(self, frame: Encoded, now: _Kept) -> tuple[Array, Array]:
+        points, confidence = self.network.points(now.features, self._past[0].features)
+        keep = (confidence > MIN_CONFIDENCE) & _background(points, now)
+        return points[keep] * np.exp(self._log_scale or 0.0), frame.small[keep]
+
+    def _pair(self, past: list[_Kept], now: _Kept, ids: list[int]) -> dict[str, Array]:
+        """All gaps in one batch; people of the current frame, and where they were."""
+        count, people = len(past), max(len(ids), 1)
+        boxes = np.zeros((count, people, 2, 4), np.float32)
+        boxes[..., 2:] = 16.0
+        valid = np.zeros((count, people, 2), bool)
+        looks = np.zeros((count, people, 2, self.network.look_width), np.float32)
+        for column, person in enumerate(ids):
+            boxes[:, column, 1], looks[:, column, 1], valid[:, column, 1] = now.boxes[person], now.looks[person], True
+            for row, before in enumerate(past):
+                if person in before.boxes:
+                    boxes[row, column, 0], valid[row, column, 0] = before.boxes[person], True
+                    looks[row, column, 0] = before.looks[person]
+        question = PairQuestion(
+            K=np.broadcast_to(self._network_K, (count, 2, 3, 3)), K_known=np.full(count, self._K_known), boxes=boxes,
+            seconds=np.array([now.timestamp - before.timestamp for before in past], np.float32), valid=valid,
+            looks=looks,
+        )  # fmt: skip
+        return self.network.pair([before.features for before in past], now.features, question)
+
+
+def best_candidates(
+    logit: Array, boxes: Array, *, threshold: float, overlap: float, most: int
+) -> tuple[Array, Array]:  # fmt: skip
+    """Boxes [N, 4] and scores [N] of at most `most` people, best first (`distill.models.detection_head`).
+
+    A candidate that overlaps a better one by more than `overlap` is the same person.
+    """
+    scores = 1 / (1 + np.exp(-logit))
+    kept: list[int] = []
+    for index in np.argsort(-scores, kind="stable"):
+        if len(kept) == most or scores[index] <= threshold:
+            break
+        if not kept or (overlaps(boxes[index : index + 1], boxes[kept]) <= overlap).all():
+            kept.append(int(index))
+    return boxes[kept], scores[kept]
+
+
+def _background(points: Array, now: _Kept) -> Array:
+    """[h, w] bool: pixels outside everybody's box."""
+    outside = np.ones(points.shape[:2], bool)
+    for box in now.boxes.values():
+        left, top, right, bottom = (int(v) for v in box.clip(min=0))
+        outside[top : bottom + 1, left : right + 1] = False
+    return outside
+
+
+def _result(fused: FusedFrame, seen: People, broken: str | None) -> Frame:
+    """Poses of the fuser with the bodies of the network; people whom the fuser could not use are left out."""
+    people = []
+    for row, person in enumerate(seen.ids):
+        if person not in fused.people:
+            continue
+        root = cam_from_body(fused, person)
+        people.append(Person(
+            id=person, cam_from_body=root, body_rot=seen.body_rot[row], betas=seen.betas[row],
+            joints_cam=seen.joints[row] @ root[:3, :3].T + root[:3, 3], contact_prob=seen.contact_prob[row],
+            depth_sigma=float(np.exp(0.5 * seen.root_log_var[row, 2])),
+            root_sigma=_per_axis(fused.people[person].covariance),
+        ))  # fmt: skip
+    return Frame(
+        index=fused.index, timestamp=fused.timestamp, static_prob=fused.static_prob, people=people,
+        log_scale=fused.log_scale, log_scale_sigma=fused.log_scale_sigma, world_from_cam=fused.world_from_cam,
+        camera_sigma=_per_axis(fused.covariance), broken=broken,
+    )  # fmt: skip
+
+
+def _per_axis(covariance: Array) -> Array:
+    """[6, 6] of rotation and translation -> [2] root of the mean variance per axis."""
+    return np.sqrt(np.diag(covariance).reshape(2, 3).mean(1))
