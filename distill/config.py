@@ -68,6 +68,13 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config)))
 
 
+def config_from_dict(schema: type[Config], values: dict[str, Any]) -> Config:
+    """Undo `config_to_dict`, with the same checks as `load_config`."""
+    built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    assert isinstance(built, schema)
+    return built
+
+
 def config_hash(config: Any) -> str:
     """First 16 hexadecimal digits of the SHA-256 of a config's canonical JSON."""
     return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:16]

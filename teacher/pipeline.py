@@ -5,29 +5,32 @@
         clips/ID/...       one workspace per clip (`workspace`)
         shards/*.tar       labels of the accepted clips (`distill.shards`)
         manifest.json      what is in the shards and where it came from
+        lock               held while a run works on the folder (`locks`)
 
-A run that was stopped goes on where it was: stages whose records hold are skipped.
+A run that was stopped goes on where it was: stages whose records hold are skipped. Where the work is done is the
+matter of `teacher.execution`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing as mp
-import os
-import queue
-import traceback
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.config import load_config, save_config
+from distill.config import config_to_dict, load_config, save_config
 from distill.errors import FootfallError, require
-from distill.files import write_text
-from teacher.manifest import fingerprint, read_inputs
+from distill.files import read_json
+from teacher import locks
+from teacher.execution.tasks import Task
+from teacher.execution.tries import Tries
+from teacher.manifest import read_inputs
 from teacher.progress import Progress
-from teacher.workspace import ClipFolder, ClipSource
+from teacher.sources import sources_of
+from teacher.storage import is_storage_error, require_writable, storage_error
+from teacher.workspace import ClipSource
 
 NEEDED_PACKAGES = ("cv2", "ai_edge_litert", "pycolmap")
 """What the embedded initialisers import; the extra [teacher] brings them."""
@@ -42,7 +45,9 @@ class LabelReport:
     failed: dict[str, str]
     """Clip -> the reason why it has no label."""
     manifest: dict[str, Any]
-    """The shards' manifest."""
+    """The shards' manifest; of an earlier run (or empty) after `only`, which packs nothing."""
+    kept: list[str] = field(default_factory=list)
+    """Clips among `failed` that an earlier run gave up and this one left alone."""
 
 
 def label(
@@ -51,153 +56,151 @@ def label(
     *,
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
+    ray: str | None = None,
+    only: str | None = None,
+    retry_failed: bool = False,
+    since_config_change: bool = False,
 ) -> LabelReport:
     """Label videos: solve every clip and pack the accepted ones into shards.
 
     Args:
-        inputs: video files, folders of videos or of numbered images, manifests (`teacher.manifest`).
-        out: folder for clips, shards and manifest; an existing one is continued.
-        config: YAML file of `teacher.config.LabelConfig`; None for the defaults.
+        inputs: video files, folders of videos or of numbered images, manifests (`teacher.manifest`); none: the
+            sources that `out` knows from earlier runs.
+        out: folder for clips, shards and manifest; an existing one is continued, with the config that it has.
+        config: YAML file of `teacher.config.LabelConfig`; None for that of `out`, or the defaults.
         overrides: dotted assignments such as "optimise.steps=200".
+        ray: "auto" or the address of a Ray cluster; None for worker processes of this machine.
+        only: run this stage, after those that it needs, and pack nothing.
+        retry_failed: try clips again that failed or were set aside.
+        since_config_change: make finished stages again that another config has made stale; without, they are
+            protected by an error.
 
     Raises:
-        FootfallError: bad input, config or folder; nothing has been started then. A clip that fails later
-            does not stop the others: see `LabelReport.failed`.
+        FootfallError: bad input, config or folder, or another run on the folder; nothing has been started then. Or
+            nothing can be written any more. A clip that fails does not stop the others: see `LabelReport.failed`.
     """
     for package in NEEDED_PACKAGES:
         require(package, extra="teacher")
+    out = Path(out).resolve()
+    settings, stored = _settings(out, config, overrides)
+    parts_of = _check_stages(settings, only)
+    sources = read_inputs(inputs) if inputs else _known_sources(out)
+    require_writable(out)
+    with locks.hold(out) as mine:
+        if not mine:
+            raise FootfallError(
+                f"folder {out}", got=f"{locks.read_owner(out) or 'another process'} is labelling into it",
+                expected="one run at a time", do="wait for it or stop it, or choose another --out",
+            )  # fmt: skip
+        try:
+            _sweep(out)
+            _accept_config(out, stored, settings, asked=since_config_change)
+            return _run(sources, out, settings, parts_of, ray=ray, only=only, retry_failed=retry_failed)
+        except OSError as error:
+            if not is_storage_error(error):
+                raise
+            raise storage_error(out, error.strerror or str(error)) from error
+
+
+def _settings(out: Path, config: str | Path | None, overrides: Sequence[str]) -> tuple[Any, Any]:
+    """The settings of this run, and those that the folder was made with (None for a new one)."""
     from teacher.config import LabelConfig
+
+    saved = out / "config.yaml"
+    stored = load_config(LabelConfig, saved) if saved.is_file() else None
+    base = Path(config) if config else saved if stored is not None else None
+    return load_config(LabelConfig, base, overrides), stored
+
+
+def _check_stages(settings: Any, only: str | None) -> list[str]:
+    """The stages of this run; every initialiser that the settings name exists."""
+    from teacher.stages import STAGES, needs_of
+
+    needs = {stage.name: needs_of(stage, settings) for stage in STAGES}
+    if only is None:
+        return list(needs)
+    if only not in needs:
+        raise FootfallError("--only", got=repr(only), expected=f"one of {', '.join(needs)}", do="correct the name")
+    wanted = {only}
+    for name in reversed(needs):
+        wanted.update(needs[name] if name in wanted else ())
+    return [name for name in needs if name in wanted]
+
+
+def _known_sources(out: Path) -> list[ClipSource]:
+    sources = list(sources_of(out))
+    if not sources:
+        raise FootfallError(
+            "inputs", got=f"none, and no clips in {out}", expected="videos, folders or manifests",
+            do="name what is to be labelled",
+        )  # fmt: skip
+    return sources
+
+
+def _sweep(out: Path) -> None:
+    """Remove temporary files of a run that was killed."""
+    for name in ("config", "manifest"):
+        for stale in out.glob(f".{name}-*"):
+            stale.unlink(missing_ok=True)
+
+
+def _accept_config(out: Path, stored: Any, settings: Any, *, asked: bool) -> None:
+    """Say what a change of the config means; it is saved once it is accepted."""
+    if stored is not None and stored != settings:
+        from teacher.changes import describe, plan_changes, refuse_unasked
+
+        plan = plan_changes(out, stored, settings)
+        if not asked:
+            refuse_unasked(out, plan)
+        elif plan:
+            print(describe(plan), flush=True)
+    if asked and (stored is None or stored == settings):
+        print("the config has not changed: only what is unfinished is made", flush=True)
+    save_config(out / "config.yaml", settings)
+
+
+def _run(
+    sources: list[ClipSource], out: Path, settings: Any, stages: list[str], *, ray: str | None, only: str | None,
+    retry_failed: bool,
+) -> LabelReport:  # fmt: skip
+    from teacher.execution import make_executor
+    from teacher.execution.devices import split_by_lane
+    from teacher.execution.schedule import Rules, Schedule
     from teacher.pack import pack
 
-    settings = load_config(LabelConfig, Path(config) if config else None, overrides)
-    sources = read_inputs(inputs)
-    out = Path(out)
-    _make_writable(out)
-    save_config(out / "config.yaml", settings)
-    clips = [clip for source in sources for clip in _clips_of(source, out, settings)]
-    failed = _run_all(clips, settings)
-    manifest = pack(out, settings.pack)
-    return LabelReport(clips=[clip.id for clip in clips], failed=failed, manifest=manifest)
+    progress = Progress(len(sources), title="label")
+    executor = make_executor(settings, ray, progress.update)
+    config = work_hash(settings)
 
+    def keeps(tries: Tries) -> bool:
+        return bool(tries.verdict) and not retry_failed and tries.config == config
 
-def _make_writable(out: Path) -> None:
+    rules = Rules(
+        parts=split_by_lane(stages, settings, has_gpu=executor.has_gpu), cap=settings.limits.tries, config=config,
+        keeps=keeps,
+    )  # fmt: skip
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise FootfallError(
-            f"output folder {out}", got=error.strerror, expected="a folder that can be written",
-            do="choose another --out",
-        ) from error  # fmt: skip
-
-
-def _clips_of(source: ClipSource, out: Path, settings: Any) -> Iterator[ClipFolder]:
-    """Split a source at its shot cuts and write `clip.json` of each part."""
-    from teacher.video import split_shots
-
-    source = replace(source, sha256=source.sha256 or fingerprint(Path(source.path)))
-    known = _known_shots(source, out)
-    if known:  # cut points of an unchanged file are known from last time
-        yield from known
-        return
-    try:
-        window = (source.start_s, source.end_s)
-        shots = split_shots(Path(source.path), settings.video, source.fps, window=window)
-    except FootfallError:  # the frames stage will meet the same fault and record it
-        shots = [(source.start_s, source.end_s)]
-    for number, (start_s, end_s) in enumerate(shots):
-        identifier = source.id if number == 0 else f"{source.id}-shot{number:03d}"
-        clip = ClipFolder(out / "clips" / identifier)
-        clip.write_source(replace(source, id=identifier, start_s=start_s, end_s=end_s))
-        yield clip
-
-
-def _known_shots(source: ClipSource, out: Path) -> list[ClipFolder]:
-    """The clips of last time, if they are those of the same source and cover the same part of it; else none."""
-    folders = [out / "clips" / source.id, *sorted((out / "clips").glob(f"{source.id}-shot*"))]
-    clips = [ClipFolder(folder) for folder in folders if (folder / "clip.json").is_file()]
-    same = [clip for clip in clips if _same_source(clip, source)]
-    if not same or same[0].id != source.id:
-        return []
-    covered = (same[0].source.start_s, same[-1].source.end_s)
-    return same if covered == (source.start_s, source.end_s) else []
-
-
-def _same_source(clip: ClipFolder, source: ClipSource) -> bool:
-    stored = clip.source
-    return replace(stored, id=source.id, start_s=source.start_s, end_s=source.end_s) == source
-
-
-def _run_all(clips: list[ClipFolder], settings: Any) -> dict[str, str]:
-    progress = Progress(len(clips), title="label")
-    failed: dict[str, str] = {}
-
-    def ended(clip_id: str, reason: str) -> None:
-        progress.update(clip_id, 1.0, "failed" if reason else "done")
-        if reason:
-            failed[clip_id] = reason
-            progress.message(f"clip {clip_id} failed: {reason}")
-
-    if settings.workers == 1 or len(clips) == 1:
-        for clip in clips:
-            ended(clip.id, _run_one(clip.root, settings, progress.update))
-        return failed
-    context = mp.get_context("spawn")  # decoders and thread pools do not survive a fork
-    with context.Manager() as manager:
-        messages = manager.Queue()
-        workers = min(settings.workers, len(clips))
-        with ProcessPoolExecutor(workers, context, _init_worker, (messages,)) as pool:
-            futures = {clip.id: pool.submit(_run_in_worker, clip.root, settings) for clip in clips}
-            _follow(futures, messages, progress, ended)
-    return failed
-
-
-def _follow(futures: dict[str, Future[str]], messages: Any, progress: Progress, ended: Any) -> None:
-    """Show the workers' progress until every clip has ended."""
-    open_clips = dict(futures)
-    while open_clips:
-        with contextlib.suppress(queue.Empty):
-            progress.update(*messages.get(timeout=0.5))
-        for clip_id in [name for name, future in open_clips.items() if future.done()]:
-            future = open_clips.pop(clip_id)
-            error = future.exception()
-            ended(clip_id, f"worker died: {error}" if error else future.result())
-
-
-_messages: Any = None
-"""The queue of this worker process, set once by `_init_worker`."""
-
-
-def _init_worker(messages: Any) -> None:
-    global _messages
-    _messages = messages
-
-
-def _run_in_worker(root: Path, settings: Any) -> str:
-    return _run_one(root, settings, lambda *message: _messages.put(message))
-
-
-def _run_one(root: Path, settings: Any, update: Any) -> str:
-    """Run one clip; returns the reason if it failed, else "". A fault of ours costs this clip only."""
-    import torch
-
-    from teacher.stages import StageFailedError, run_clip
-
-    clip = ClipFolder(root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the teacher's tensors are small: more threads wait for each other
-    try:
-        with clip.lock() as mine:
-            if not mine:
-                return "another process is working on it"
-            run_clip(clip, settings, lambda fraction, text: update(clip.id, fraction, text))
-    except StageFailedError as failure:
-        return f"{failure.stage}: {failure.reason}"
-    except Exception as error:
-        write_text(clip.root / "error.txt", traceback.format_exc())
-        return f"internal error: {type(error).__name__}: {error} (see {clip.root / 'error.txt'})"
+        done = Schedule(executor, rules, progress).run(_tasks(sources, out))
     finally:
-        torch.set_num_threads(threads)
-    return ""
+        executor.close()
+    manifest = pack(out, settings.pack) if only is None else _earlier_manifest(out)
+    return LabelReport(clips=done.clips, failed=done.failed, manifest=manifest, kept=done.kept)
+
+
+def _tasks(sources: Sequence[ClipSource], out: Path) -> Iterator[Task]:
+    for source in sources:
+        yield Task(name=source.id, out=str(out), source=asdict(source))
+
+
+def _earlier_manifest(out: Path) -> dict[str, Any]:
+    path = out / "manifest.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def work_hash(settings: Any) -> str:
+    """Hash of the settings that decide what becomes of a clip; where and how fast it is done does not matter."""
+    values = config_to_dict(settings)
+    decisive = {
+        name: value for name, value in values.items() if name not in ("workers", "in_process", "limits", "pack")
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,9 +13,11 @@ from teacher import pictures, video
 from teacher.config import LabelConfig
 from teacher.hints import with_hints
 from teacher.initialisers.registry import Outcome, Report, StageMissingError, get_initialiser
+from teacher.initialisers.student import streaming as student
 from teacher.optimise import quality
 from teacher.optimise import run as optimise
 from teacher.scene import stage as gaussians
+from teacher.storage import is_storage_error, storage_fault
 from teacher.workspace import ClipFolder, StageRecord, decoded_part
 
 Runner = Callable[[ClipFolder, Any, Report], Outcome]
@@ -41,6 +43,7 @@ class Stage:
 STAGES: Final = (
     Stage(name="frames", field="video", needs=(), runner=video.run, share=0.04),
     Stage(name="people", field="people", needs=("frames",), share=0.16),
+    Stage(name="student", field="student", needs=("frames", "people"), runner=student.run, optional=True, share=0.05),
     Stage(name="cameras", field="cameras", needs=("frames", "people"), share=0.25),
     Stage(name="depth", field="depth", needs=("frames", "people", "cameras"), optional=True, share=0.15),
     Stage(name="bodies", field="bodies", needs=("frames", "people", "cameras"), share=0.15),
@@ -71,26 +74,43 @@ def run_clip(clip: ClipFolder, config: LabelConfig, report: Report, *, until: st
     Raises:
         FootfallError: a stage failed for a reason that the record now carries; later stages did not run.
     """
+    names = [stage.name for stage in STAGES]
+    run_stages(clip, config, report, names[: names.index(until) + 1])
+
+
+def run_stages(clip: ClipFolder, config: LabelConfig, report: Report, names: Collection[str]) -> None:
+    """Run the named stages of a clip, in order, where their records do not hold; raises as `run_clip`."""
     done = 0.0
     config = with_hints(config, clip.source)
     for stage in STAGES:
+        if stage.name in names:
 
-        def stage_report(fraction: float, text: str, stage: Stage = stage, done: float = done) -> None:
-            report(done + stage.share * fraction, f"{stage.name}: {text}" if text else stage.name)
+            def stage_report(fraction: float, text: str, stage: Stage = stage, done: float = done) -> None:
+                report(done + stage.share * fraction, f"{stage.name}: {text}" if text else stage.name)
 
-        stage_report(0.0, "")
-        settings = getattr(config, stage.field)
-        _run_stage(clip, stage, settings, _context_hash(clip, stage, settings), stage_report)
+            stage_report(0.0, "")
+            settings = getattr(config, stage.field)
+            _run_stage(clip, stage, settings, _context_hash(clip, stage, settings), stage_report)
         done += stage.share
-        if stage.name == until:
-            break
     report(1.0, "done")
 
 
+def needs_of(stage: Stage, config: LabelConfig) -> tuple[str, ...]:
+    """Stages whose files a stage reads under this config.
+
+    Raises:
+        FootfallError: the config names an initialiser that does not exist.
+    """
+    return _resolve(stage, getattr(config, stage.field))[1]
+
+
 def _context_hash(clip: ClipFolder, stage: Stage, config: Any) -> str:
-    """The first stage depends on the clip's source; all others on files of earlier stages and, at most, of the user."""
+    """The first stage depends on the clip's source, a student on its weights, all others on files of earlier stages
+    and, at most, of the user."""
     if stage.runner is None:
         return get_initialiser(stage.name, config.use).sources(clip)
+    if stage.name == "student":
+        return student.checkpoint_hash(config.checkpoint)
     return config_hash(decoded_part(clip.source)) if stage.name == "frames" else ""
 
 
@@ -110,16 +130,23 @@ def _run_stage(clip: ClipFolder, stage: Stage, config: Any, context: str, report
         record.summary, record.weights = outcome.summary, outcome.weights
     except StageMissingError as missing:
         record.status, record.reason = "missing" if stage.optional else "failed", str(missing)
-    except FootfallError as error:
-        record.status, record.reason = "failed", str(error)
     except Exception as error:
-        record.status, record.reason = "failed", f"internal error: {type(error).__name__}: {error}"
-        raise
-    finally:
-        record.seconds = time.perf_counter() - start
-        clip.finish(record)
+        if is_storage_error(error) or storage_fault(clip.root):
+            raise  # the disk's fault is no property of the clip: nothing is recorded
+        ours = not isinstance(error, FootfallError)
+        record.status = "failed"
+        record.reason = f"internal error: {type(error).__name__}: {error}" if ours else str(error)
+        if ours:
+            _finish(clip, record, start)
+            raise
+    _finish(clip, record, start)
     if record.status == "failed":
         raise StageFailedError(clip.id, stage.name, record.reason)
+
+
+def _finish(clip: ClipFolder, record: StageRecord, start: float) -> None:
+    record.seconds = time.perf_counter() - start
+    clip.finish(record)
 
 
 def _resolve(stage: Stage, config: Any) -> tuple[str, tuple[str, ...], str, Runner]:

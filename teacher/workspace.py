@@ -5,7 +5,9 @@
         STAGE/...            files of the stage (`stagefiles`)
         STAGE/record.json    written last: {stage, status, implementation, config_hash, commit, inputs,
                              weights, licence, outputs, seconds, summary}
-        lock                 held while a process works on the clip
+        tries.json           what went wrong so far, if anything did (`teacher.execution.tries`)
+        log.txt              what libraries and internal errors printed while the clip was worked on
+        lock, lock.owner.json    held while a process works on the clip (`teacher.locks`)
 
 A stage is skipped only if its record matches: same implementation and config, same inputs, and its own
 files unchanged. An optional stage that could not run is recorded as "missing" with the reason.
@@ -14,7 +16,6 @@ files unchanged. An optional stage that could not run is recorded as "missing" w
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 import time
@@ -26,6 +27,7 @@ from typing import Any, Final, Literal
 from distill.errors import FootfallError
 from distill.files import read_json, sha256_of, write_json
 from distill.provenance import code_commit
+from teacher import locks
 
 CAMERA_HINTS: Final = ("auto", "static", "moving", "known")
 """What a manifest may say of a camera."""
@@ -122,9 +124,14 @@ class ClipFolder:
         write_json(self.root / "clip.json", asdict(source))
 
     def record(self, stage: str) -> StageRecord | None:
-        """The stage's record, or None if it never ended."""
+        """The stage's record, or None if it never ended (or a power cut left a record that is none)."""
         path = self.stage_dir(stage) / "record.json"
-        return StageRecord(**read_json(path)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return StageRecord(**read_json(path))
+        except (FootfallError, TypeError):
+            return None
 
     def require(self, stage: str) -> Path:
         """Folder of a stage that is done.
@@ -144,6 +151,20 @@ class ClipFolder:
         """Whether the stage is recorded as done (not "missing", not "failed")."""
         record = self.record(stage)
         return record is not None and record.status == "done"
+
+    def is_current(self, stage: str) -> bool:
+        """Whether a stage is done and every stage that it read is still the one that it read.
+
+        False between a change of an early stage and the new run of a later one: such a label is stale.
+        """
+        record = self.record(stage)
+        if record is None or record.status == "failed":
+            return False
+        for name, digest in record.inputs.items():
+            read = self.record(name)
+            if read is None or read.fingerprint() != digest or not (read.status == "missing" or self.is_current(name)):
+                return False
+        return record.status == "done"
 
     def inputs_of(self, needs: tuple[str, ...]) -> dict[str, str]:
         """Fingerprints of the records of the stages that a stage reads."""
@@ -181,15 +202,23 @@ class ClipFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[bool]:
-        """Yield True while this process alone holds the clip, False if another one does.
+        """Yield True while this process alone holds the clip, False if another one does; never stale (`locks`)."""
+        with locks.hold(self.root) as mine:
+            if mine:
+                self._sweep()
+            yield mine
 
-        An advisory `flock`: the kernel drops it when its owner dies, so none is ever stale.
-        """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-            else:
-                yield True
+    def owner(self) -> locks.Owner | None:
+        """Who holds the clip, or held it last and died."""
+        return locks.read_owner(self.root)
+
+    def log(self, text: str) -> None:
+        """Append to the clip's log, if the disk still takes it."""
+        with contextlib.suppress(OSError), (self.root / "log.txt").open("a", encoding="utf-8") as handle:
+            handle.write(text.rstrip() + "\n")
+
+    def _sweep(self) -> None:
+        """Remove temporary files of a writer that was killed (those of stages go with the stage's folder)."""
+        for name in ("clip", "shots"):
+            for stale in self.root.glob(f".{name}-*.json"):
+                stale.unlink(missing_ok=True)

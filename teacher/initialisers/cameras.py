@@ -106,6 +106,7 @@ def run_colmap(clip: ClipFolder, config: CamerasConfig, report: Report) -> Outco
 @register(
     "cameras", "mast3r", needs=("frames", "people"),
     licence="Apache-2.0 (weights of MASt3R: CC-BY-NC-SA-4.0, non-commercial, further terms of its training sets)",
+    gpu=True,
 )  # fmt: skip
 def run_mast3r(clip: ClipFolder, config: CamerasConfig, report: Report) -> Outcome:
     """A moving camera by a pairwise pointmap network and sparse global alignment (`mast3r_sfm`)."""

@@ -99,7 +99,9 @@ def run(clip: ClipFolder, config: DepthConfig, report: Report) -> Outcome:
     )
 
 
-@register("depth", "transformers", needs=("frames", "people", "cameras"), licence="Apache-2.0 (weights: their own)")
+@register(
+    "depth", "transformers", needs=("frames", "people", "cameras"), licence="Apache-2.0 (weights: their own)", gpu=True
+)
 def run_network(clip: ClipFolder, config: DepthConfig, report: Report) -> Outcome:
     """Depth of the background by a network for single images (`depth_models`)."""
     return run_depth_model(clip, config.network, config.long_side, report)

@@ -61,9 +61,7 @@ class Initialiser:
 _REGISTRY: Final[dict[tuple[str, str], Initialiser]] = {}
 
 
-def register(
-    slot: Slot, name: str, *, needs: tuple[str, ...], licence: str, gpu: bool = False
-) -> Callable[[Any], Any]:
+def register(slot: Slot, name: str, *, needs: tuple[str, ...], licence: str, gpu: bool = False) -> Callable[[Any], Any]:
     """Decorator that adds an initialiser; a second one of the same name is a programming error."""
 
     def add(run: Callable[[ClipFolder, Any, Report], Outcome]) -> Callable[[ClipFolder, Any, Report], Outcome]:
