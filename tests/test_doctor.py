@@ -1,5 +1,7 @@
 """`footfall doctor`: what it says about what is there and what is not."""
 
+import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -70,4 +72,40 @@ def test_whole_report(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     titles = [line for line in shown.splitlines() if line[0] != " "]
-    assert titles == ["machine", "extras", "weights", "licensed files (never required)"]
+    assert titles == ["machine", "programs", "extras", "weights", "licensed files (never required)"]
+    for extra in PROJECT["optional-dependencies"]:
+        assert f"\n  {extra:<12} " in shown
+
+
+def test_full_disk_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The cache's folder need not be there yet."""
+    monkeypatch.setenv("FOOTFALL_CACHE", str(tmp_path / "not" / "yet"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(1.2e9)))
+    rows = [text for _, text in doctor.disk_rows()]
+    assert len(rows) == 3
+    assert all(row.startswith("1.2 GB free") and "less than 5 GB" in row for row in rows)
+    assert str(tmp_path / "not" / "yet") in rows[1]
+
+
+def test_missing_programs_are_said_with_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    rows = dict(doctor.program_rows())
+    assert "ssh -L" in rows["browser"] and "apt-get install chromium" in rows["browser"]
+    assert "--to blender" in rows["Blender"]
+    assert "commit" in rows["git"]
+
+
+def test_decoder_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.decoder_found().startswith("decord 3")
+    monkeypatch.setitem(sys.modules, "decord", None)  # what an import then raises is ImportError
+    assert "no video can be read" in doctor.decoder_found()
+    assert "pip install 'decord2" in doctor.decoder_found()
+
+
+def test_networks_of_others_come_with_the_setting_and_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "hub_has", lambda hub_id, revision: False)
+    rows = dict(doctor.network_rows())
+    assert "depth.use=transformers" in rows["depth"] and "hf download depth-anything/" in rows["depth"]
+    assert "people.masks.use=sam" in rows["masks"] and "hf download facebook/" in rows["masks"]
+    assert "--checkpoint josh3r:FILE" in rows["JOSH3R"]

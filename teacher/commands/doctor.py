@@ -6,7 +6,10 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from distill.errors import FootfallError, is_installed
@@ -33,6 +36,10 @@ ENABLES: Final = {
 }
 """Extra -> what it is for; a test holds the list to pyproject.toml."""
 
+BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "firefox")
+LEAST_GB: Final = 5.0
+"""Free space below which is said to be little."""
+
 Rows = Iterator[tuple[str, str]]
 
 
@@ -44,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     """Print all sections."""
     sections = {
         "machine": machine_rows(),
+        "programs": program_rows(),
         "extras": extra_rows(),
         "weights": weight_rows(),
         "licensed files (never required)": body_file_rows(),
@@ -56,13 +64,52 @@ def run(args: argparse.Namespace) -> int:
 
 
 def machine_rows() -> Rows:
-    """Versions, processor, accelerator, renderer."""
+    """Versions, processor, memory, free space, accelerator, decoder, renderer."""
     from distill.provenance import code_commit
 
     yield "footfall", f"{importlib.metadata.version('footfall')}, code {code_commit()}"
     yield "python", f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    yield "memory", f"{memory_gb():.0f} GB"
+    yield from disk_rows()
     yield "torch", torch_found()
+    yield "decoder", decoder_found()
     yield "renderer", renderer_found()
+
+
+def memory_gb() -> float:
+    """All memory of the machine, 1e9 bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def disk_rows() -> Rows:
+    """Free space where results, weights and temporary files go."""
+    from distill.people.weights import cache_dir
+
+    for what, folder in (("here", Path.cwd()), ("cache", cache_dir()), ("temporary", Path(tempfile.gettempdir()))):
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free / 1e9
+        advice = "" if free >= LEAST_GB else f": less than {LEAST_GB:.0f} GB, free some or name another folder"
+        yield "disk", f"{free:.1f} GB free {what} ({folder}){advice}"
+
+
+def decoder_found() -> str:
+    """What videos are read with; it is part of the base install, but has no build for every platform."""
+    try:
+        import decord
+    except (ImportError, OSError) as error:
+        return f"none ({error}): no video can be read, folders of images can; run: pip install 'decord2>=3.4'"
+    return f"decord {decord.__version__}: H.264, H.265, VP9, AV1 in mp4, mov, mkv, webm; folders of images need none"
+
+
+def program_rows() -> Rows:
+    """Programs that are not Python packages."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    get = "none on this machine: footfall view is then looked at from another, by ssh -L; tests of the page and"
+    yield "browser", browser or f"{get} make gallery need one (apt-get install chromium)"
+    blender = shutil.which("blender")
+    yield "Blender", blender or "not on PATH: only for --to blender and its test; from blender.org, or pip install bpy"
+    git = shutil.which("git")
+    yield "git", git or "not on PATH: records then cannot name the commit of the code (apt-get install git)"
 
 
 def torch_found() -> str:
@@ -134,10 +181,11 @@ def weight_rows() -> Rows:
     from distill.metrics.lpips import BACKBONE, HEADS
     from distill.models.registry import BACKBONES, TINY_WEIGHTS
     from distill.models.shipped import SHIPPED, is_shipped
-    from distill.people.weights import ALL_WEIGHTS, cache_dir, is_cached
+    from distill.people.weights import ALL_WEIGHTS, FACE_DETECTOR, cache_dir, is_cached
 
-    for weight in ALL_WEIGHTS:
-        state = "in the cache" if is_cached(weight) else "not here; fetched by itself when people are first looked for"
+    for weight in (*ALL_WEIGHTS, FACE_DETECTOR):
+        when = "faces are first blurred" if weight is FACE_DETECTOR else "people are first looked for"
+        state = "in the cache" if is_cached(weight) else f"not here; fetched by itself when {when}"
         yield "people", f"{weight.id} ({weight.licence}): {state}"
     yield "", f"cache: {cache_dir()}"
     shipped = "shipped" if TINY_WEIGHTS.is_file() else "not shipped in this build: starts from a fixed random seed"
@@ -146,13 +194,27 @@ def weight_rows() -> Rows:
         if entry.hub_id is not None:
             here = hub_has(entry.hub_id, entry.revision)
             get = f"not here; run: hf download {entry.hub_id} --revision {entry.revision}"
-            state = "in the Hub's cache" if here else get
+            state = "in the Hub's cache" if here else f"{get}; it would be the backbone of a larger student"
         yield entry.name, f"({entry.licence}; {entry.terms}): {state}"
     for name in SHIPPED:
         how = f"shipped; run it with --checkpoint {name}"
         yield "student", f"{name}: {how if is_shipped(name) else 'not shipped in this build'}"
+    yield from network_rows()
     get = f"put {BACKBONE} (torchvision) and {HEADS} (package lpips) into a folder, pass images.lpips_weights=FOLDER"
     yield "LPIPS", f"not shipped, never fetched; {get}"
+
+
+def network_rows() -> Rows:
+    """Networks of others that a setting turns on, with the setting."""
+    from teacher.initialisers.depth_models import DepthModelConfig
+    from teacher.initialisers.masks_sam import MasksConfig
+
+    depth, masks = DepthModelConfig().model, MasksConfig().model
+    for slot, model, setting in (("depth", depth, "depth.use=transformers"), ("masks", masks, "people.masks.use=sam")):
+        state = "in the Hub's cache" if hub_has(model, None) else f"not here; run: hf download {model}"
+        yield slot, f"{model} (licence: its card), for {setting}: {state}"
+    get = "name your own file, --checkpoint josh3r:FILE; published without a licence, on a non-commercial backbone"
+    yield "JOSH3R", f"never fetched; {get}"
 
 
 def hub_has(hub_id: str, revision: str | None) -> bool:
