@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from distill.body import BodyModel, load_body_model
+from distill.body import BodyModel
 from distill.errors import FootfallError
 from distill.files import write_text
-from distill.geometry.rotations import matrix_from_rotvec
 from distill.image_targets import write_image_target
-from distill.metrics.feet import contacts_from_motion
 from distill.metrics.renders import neuman_split
-from distill.results import Cameras, Motion, Result, save_result
+from distill.results import Result, save_result
 from teacher.readers.outside import array_of
 from teacher.readers.pickled import load_pickled
+from teacher.targets import check_projection, link_frames, load_gendered, manifest_row, true_person, true_result
 
 Array = NDArray[Any]
 FPS = 30.0
@@ -97,91 +95,22 @@ def read_sequence(data: Mapping[str, Any], where: str, limit: int | None) -> dic
 def truth_of(arrays: Mapping[str, Array], body: BodyModel, size: tuple[int, int], where: str) -> Result:
     """The sequence as a result, in the world of its first camera.
 
-    SMPL turns about its pelvis, which lies at J0(beta) + trans.
-
     Raises:
         FootfallError: the joints do not project onto the file's own.
     """
-    exact = body.double()
-    betas = torch.from_numpy(arrays["betas"].astype(np.float64))
-    count = len(arrays["trans"])
-    rotations = {
-        name: matrix_from_rotvec(torch.from_numpy(arrays[name].astype(np.float64)).reshape(count, -1, 3))
-        for name in ("root", "body")
-    }
-    world_from_body = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
-    world_from_body[:, :3, :3] = rotations["root"][:, 0]
-    world_from_body[:, :3, 3] = torch.from_numpy(arrays["trans"].astype(np.float64)) + exact.pelvis_offset(betas)
-    cam_from_world = torch.from_numpy(arrays["extrinsics"].astype(np.float64))
-    cam_from_body = cam_from_world @ world_from_body
-    shared = betas.expand(count, -1)
-    joints = exact(shared, rotations["body"], cam_from_body).joints
-    check_projection(joints.numpy(), arrays, float(np.hypot(*size)), where)
-    world_from_cam = torch.linalg.inv(cam_from_world)
-    sites = exact.sites(shared, rotations["body"], world_from_body).numpy()
-    touching = contacts_from_motion(sites)
-    return Result(
-        cameras=Cameras(
-            K=arrays["K"], size=size, timestamps=np.arange(count) / FPS,
-            world_from_cam=(cam_from_world[0] @ world_from_cam).numpy(), valid=np.ones(count, bool),
-        ),
-        motion=Motion(
-            ids=np.zeros(1, np.int64), present=arrays["good"].astype(bool)[:, None], body_model="smpl",
-            betas=arrays["betas"][None], body_rot=rotations["body"][:, None].numpy(),
-            cam_from_body=cam_from_body[:, None].numpy(), joints_cam=joints[:, None].numpy(),
-            contact_prob=np.concatenate((touching, touching[-1:]))[:, None].astype(np.float32),
-            stature=np.array([float(exact.stature(betas))]), confidence=np.ones((count, 1)),
-        ),
-        meta={"world": "first_camera", "clip": where, "source": "EMDB", "contacts": "sites slower than 1 cm per frame"},
-    )  # fmt: skip
-
-
-def check_projection(joints_cam: Array, arrays: Mapping[str, Array], diagonal: float, where: str) -> None:
-    """Compare projected joints [T, 24, 3] with `kp2d`: axes, direction of the extrinsics and body must be right.
-
-    Raises:
-        FootfallError: they are further apart than `WORST` of the image's `diagonal` (pixels).
-    """
     good = arrays["good"].astype(bool)
-    pixels = joints_cam @ arrays["K"].T
-    error = pixels[..., :2] / pixels[..., 2:] - 0.5 - arrays["kp2d"]
-    median = float(np.median(np.linalg.norm(error[good], axis=-1))) if good.any() else 0.0
-    if not median <= WORST * diagonal:
-        raise FootfallError(
-            where, got=f"joints {median:.1f} px (median) from the file's kp2d",
-            expected=f"at most {WORST * diagonal:.1f} px",
-            do="check that --smpl holds the files of this gender; if it does, EMDB's conventions have changed",
-        )  # fmt: skip
-
-
-def load_gendered(folder: Path, gender: str) -> BodyModel:
-    """The user's SMPL of a gender.
-
-    Raises:
-        FootfallError: it is not in the folder, or is no SMPL.
-    """
-    files = [folder / f"SMPL_{gender.upper()}.{ending}" for ending in ("npz", "pkl")]
-    there = [file for file in files if file.is_file()]
-    if not there:
-        raise FootfallError(f"--smpl {folder}", got=f"no {files[0].name}", expected="SMPL's files", do="put it there")
-    return load_body_model(f"smpl:{there[0]}")
-
-
-def link_frames(folder: Path, images: Path, count: int) -> tuple[int, int]:
-    """Link the first `count` images as %06d.jpg; returns width and height.
-
-    Raises:
-        FootfallError: an image is missing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        source, link = images / f"{index:05d}.jpg", folder / f"{index:06d}.jpg"
-        if not source.is_file():
-            raise FootfallError(str(source), got="no such image", expected=f"{count} of them", do="unpack it again")
-        link.unlink(missing_ok=True)
-        link.symlink_to(source.resolve())
-    with Image.open(images / "00000.jpg") as image:
-        return image.size
+    person = true_person(
+        body, betas=arrays["betas"], root=arrays["root"], pose=arrays["body"], transl=arrays["trans"], present=good
+    )
+    truth = true_result(
+        [person], body_model="smpl", K=arrays["K"], size=size, timestamps=np.arange(len(good)) / FPS,
+        cam_from_world=arrays["extrinsics"].astype(np.float64), meta={"clip": where, "source": "EMDB"},
+    )  # fmt: skip
+    check_projection(
+        truth.motion.joints_cam[:, 0], arrays["K"], arrays["kp2d"], good, most=WORST * float(np.hypot(*size)),
+        where=where, do="check that --smpl holds the files of this gender; if it does, EMDB's conventions have changed",
+    )  # fmt: skip
+    return truth
 
 
 def copy_masks(folder: Path, masks: Path, name: str, count: int) -> None:
@@ -206,7 +135,7 @@ def prepare(args: argparse.Namespace) -> int:
         name = str(data["name"])
         arrays = read_sequence(data, name, args.frames)
         count, out = len(arrays["trans"]), args.out / name
-        size = link_frames(out / "frames", folder / "images", count)
+        size = link_frames(out / "frames", [folder / "images" / f"{index:05d}.jpg" for index in range(count)])
         if args.masks is not None:
             copy_masks(out / "masks", args.masks, name, count)
         write_image_target(
@@ -214,14 +143,9 @@ def prepare(args: argparse.Namespace) -> int:
             mask_source="none" if args.masks is None else f"the user's ({args.masks})",
         )  # fmt: skip
         if args.smpl is not None:
-            body = load_gendered(args.smpl, str(data["gender"]))
+            body = load_gendered(args.smpl, "smpl", str(data["gender"]))
             save_result(out / "truth", truth_of(arrays, body, size, name))
-        K = arrays["K"]
-        lens = {"fx": K[0, 0], "fy": K[1, 1], "cx": K[0, 2], "cy": K[1, 2]}
-        rows.append({
-            "id": name, "path": f"{name}/frames", "licence": LICENCE, "source": "EMDB", "fps": FPS,
-            "intrinsics": {key: float(value) for key, value in lens.items()},
-        })  # fmt: skip
+        rows.append(manifest_row(name, arrays["K"], licence=LICENCE, source="EMDB", fps=FPS))
         print(f"{name}: {count} frames, {int(arrays['good'].sum())} good")
     write_text(args.out / "manifest.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return len(rows)
