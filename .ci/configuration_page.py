@@ -33,6 +33,8 @@ SCHEMAS: Final = {
     "footfall convert": "distill.convert:ConvertConfig",
     "footfall view": "distill.viewer:ViewConfig",
     "footfall push": "distill.hub_push:PushConfig",
+    "footfall verify": "distill.shards.verify:VerifyConfig",
+    "footfall forget": "teacher.forget:ForgetConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",
 }
 """Command -> the dataclass of its settings."""

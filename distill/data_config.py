@@ -17,6 +17,9 @@ class DataConfig:
     """Folder, glob or URL of shards."""
     held_out_shards: str = ""
     """Shards for the evaluation in the loop; empty leaves it out."""
+    val_share: float = 0.0
+    """Share of the sources in `shards` that are kept from training, by hash: no video or source is on both sides. They
+    are the evaluation in the loop unless `held_out_shards` names others."""
     gaps: list[int] = field(default_factory=lambda: [1, 3, 10])
     """Frame gaps between consecutive frames of a window, drawn at random."""
     window_frames: int = 3
@@ -59,6 +62,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.gaps or min(self.gaps) < 1 or self.window_frames < 2:
             raise ValueError("data: gaps of at least 1 and window_frames of at least 2 are expected")
+        if not 0 <= self.val_share < 1:
+            raise ValueError(f"data.val_share: got {self.val_share}, expected 0 or more and less than 1")
         if min(self.batch_size, self.windows_per_sample, self.max_people, self.mix) < 1 or self.workers < 0:
             raise ValueError("data: batch_size, windows_per_sample, max_people, mix >= 1 and workers >= 0 are expected")
         if min(self.flip, self.reverse, self.compression) < 0 or max(self.flip, self.reverse, self.compression) > 1:

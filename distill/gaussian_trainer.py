@@ -13,6 +13,7 @@ from distill.gaussian_task import GaussianTask
 from distill.models.gaussian_config import GaussianConfig
 from distill.models.gaussian_head import GaussianHead
 from distill.models.student import Student
+from distill.shards.sources import ShardSet
 from distill.trainer import Trainer
 
 
@@ -64,9 +65,9 @@ class GaussianTrainer(Trainer):
             f"of these {count / 1e6:.2f} M, the Gaussian head, are trained; the rest of the student is frozen too"
         )
 
-    def _windows(self, urls: list[str], *, training: bool) -> Windows:
+    def _windows(self, shards: ShardSet, *, training: bool) -> Windows:
         """Windows with masks and depth of every pixel, not of every token."""
-        windows = super()._windows(urls, training=training)
+        windows = super()._windows(shards, training=training)
         windows.patch = 1
         return windows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -22,19 +22,23 @@ from distill.stream import Stream
 METRICS = ("w_mpjpe_mm", "wa_mpjpe_mm")
 
 
-def world_errors(student: Student, urls: list[str], *, samples: int, rank: int, world: int) -> Tensor:
+def world_errors(
+    student: Student, urls: list[str], *, samples: int, rank: int, world: int,
+    wanted: Mapping[str, frozenset[str]] | None = None,
+) -> Tensor:  # fmt: skip
     """Stream this process's share of the first `samples` samples; boxes and lens are the labels'.
 
     Args:
         student: in eval mode, on its device.
         urls: shards of held-out samples.
         rank, world: this process takes every `world`-th sample.
+        wanted: shard -> clips to read of it; None for all.
 
     Returns:
         [3] float64 sums over people and frames: W-MPJPE mm, WA-MPJPE mm, number of frames.
     """
     body = load_body_model(student.config.body_model)
-    reader = ShardReader(urls, seed=0, rank=0, world=1, shuffle=False)
+    reader = ShardReader(urls, seed=0, rank=0, world=1, shuffle=False, wanted=wanted)
     total = torch.zeros(3, dtype=torch.float64)
     for sample in islice(iter(reader), rank, samples, world):
         for truth, found in stream_sample(OnDevice(student), sample, body):

@@ -38,7 +38,9 @@ from distill.held_out import METRICS, world_errors
 from distill.launch import make_accelerator, raise_together, sharding_of
 from distill.models.pretrained import write_card
 from distill.models.student import Student
-from distill.shards.reader import ShardReader, find_shards
+from distill.shards.reader import ShardReader
+from distill.shards.sources import ShardSet
+from distill.shards.split import find_sides
 from distill.task import StudentTask
 from distill.train_config import OptimConfig, TrainConfig
 from distill.training_record import note_start
@@ -61,8 +63,7 @@ class Trainer:
         """Load data and student, check everything that can be checked, restore the last state if asked to."""
         self.config = config
         self.folder = Path(config.out) / config.name
-        shards = find_shards(config.data.shards)
-        held_out = find_shards(config.data.held_out_shards) if config.data.held_out_shards else None
+        shards, held_out = find_sides(config.data)
         state = checkpoint.check_folder(self.folder, resume=config.resume)
         self.accelerator = make_accelerator(config)
         self.sharding = sharding_of(self.accelerator)
@@ -81,8 +82,8 @@ class Trainer:
         self.average = Average(self.student, config.optim.ema)
         self.position = Position()
         self.step, self.seconds = 0, 0.0
-        self.data = self._windows(shards.urls, training=True)
-        self.held_out = self._windows(held_out.urls, training=False) if held_out else None
+        self.data = self._windows(shards, training=True)
+        self.held_out = self._windows(held_out, training=False) if held_out else None
         if state is not None:
             self._restore(state, training)
         self._check_data()
@@ -107,9 +108,11 @@ class Trainer:
         task = self._make_task().to(self.accelerator.device)
         self.task, self.optimiser = self.accelerator.prepare(task, self.optimiser)
 
-    def _windows(self, urls: list[str], *, training: bool) -> Windows:
+    def _windows(self, shards: ShardSet, *, training: bool) -> Windows:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        reader = ShardReader(urls, seed=self.config.seed, rank=rank, world=world, shuffle=training)
+        reader = ShardReader(
+            shards.urls, seed=self.config.seed, rank=rank, world=world, shuffle=training, wanted=shards.wanted
+        )
         return Windows(
             reader, self.config.data, self.student.network_size, seed=self.config.seed, training=training,
             patch=self.student.backbone.module.patch_size, cache=self.cache,
@@ -255,6 +258,7 @@ class Trainer:
         sums = world_errors(
             student, self.held_out.reader.urls, samples=self.config.evaluate_clips,
             rank=self.accelerator.process_index, world=self.accelerator.num_processes,
+            wanted=self.held_out.reader.wanted,
         )  # fmt: skip
         *errors, frames = self.accelerator.reduce(sums.float().to(device), "sum").tolist()
         if frames == 0:

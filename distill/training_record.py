@@ -26,7 +26,7 @@ from distill.errors import FootfallError, is_installed
 from distill.evaluate import REPORT_FORMAT
 from distill.files import read_json, sha256_of
 from distill.provenance import code_commit, hardware
-from distill.shards.writer import MANIFEST_FORMAT
+from distill.shards.manifest import MANIFEST_FORMAT
 
 RECORD_FORMAT: Final = "footfall-training-record/1"
 STARTS: Final = "starts.jsonl"

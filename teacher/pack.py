@@ -18,8 +18,11 @@ from distill.geometry.rotations import quat_from_matrix
 from distill.geometry.transforms import to_quat_trans
 from distill.provenance import code_commit
 from distill.results import Result, load_result
+from distill.shards.labels import Labels, folder_lock, read_labels
 from distill.shards.schema import FIELDS, MAX_FRAMES, SCHEMA_VERSION, Sample
-from distill.shards.writer import write_shards
+from distill.shards.statistics import write_statistics
+from distill.shards.writer import append_shards, replaced_shards, write_shards
+from teacher.pack_plan import Plan, make_plan
 from teacher.stagefiles import DepthInit, Frames, People
 from teacher.workspace import ClipFolder
 
@@ -34,6 +37,10 @@ class PackConfig:
     """Frames per sample; the last chunk of a clip is moved back so that it is full."""
     shard_mb: float = 64.0
     """A shard is closed when it is this large, megabytes."""
+    append: bool = True
+    """Leave shards of unchanged clips alone and put new clips into new ones; false packs everything anew."""
+    page: bool = True
+    """Write statistics.html, with pictures."""
 
     def __post_init__(self) -> None:
         if not 8 <= self.chunk_frames <= MAX_FRAMES or self.shard_mb <= 0:
@@ -41,23 +48,57 @@ class PackConfig:
 
 
 def pack(out: Path, config: PackConfig) -> dict[str, Any]:
-    """Pack every accepted clip of a labelling folder; returns the manifest."""
-    clips = [ClipFolder(root) for root in sorted((out / "clips").glob("*")) if (root / "clip.json").is_file()]
-    chosen = [clip for clip in clips if _decision(clip) in ("accept", "weight")]
-    samples = (sample for clip in chosen for sample in clip_samples(clip, config))
-    provenance: dict[str, Any] = {
-        "teacher_commit": code_commit(), "pack_config": config_hash(config), "gaussians": pack_gaussians(out, chosen)
-    }  # fmt: skip
-    return write_shards(out, samples, max_bytes=int(config.shard_mb * 1e6), provenance=provenance)
+    """Pack every accepted clip of a labelling folder; returns the manifest.
+
+    Clips that are packed already and have not changed stay in the shards where they are; the others go into new ones.
+    """
+    with folder_lock(out):
+        labels = read_labels(out)
+        plan = make_plan(out, labels if config.append else None, config.chunk_frames)
+        samples = (sample for clip in plan.new for sample in clip_samples(clip, config))
+        provenance: dict[str, Any] = {
+            "teacher_commit": code_commit(), "pack_config": config_hash(config), "duplicates": plan.duplicates,
+            "gaussians": _all_gaussians(out, labels, plan),
+        }  # fmt: skip
+        max_bytes = int(config.shard_mb * 1e6)
+        if labels is not None and plan.kept:
+            manifest = append_shards(
+                labels, keep=lambda row: row.clip in plan.kept, samples=samples, max_bytes=max_bytes,
+                provenance=provenance, made_of=plan.made_of,
+            )  # fmt: skip
+        else:
+            manifest = write_shards(
+                out, samples, max_bytes=max_bytes, provenance=provenance, made_of=plan.made_of,
+                replaced=replaced_shards(labels),
+            )  # fmt: skip
+        if config.page:
+            write_statistics(out, manifest)
+    return manifest
 
 
-def pack_gaussians(out: Path, clips: list[ClipFolder]) -> dict[str, Any]:
+def _all_gaussians(out: Path, labels: Labels | None, plan: Plan) -> dict[str, Any]:
+    """Gaussians of the new clips and of those whose samples stay."""
+    packed = labels.manifest.get("gaussians", {}) if labels is not None else {}
+    solved = [
+        clip for clip in map(ClipFolder, (out / "clips" / name for name in sorted(plan.kept))) if clip.root.is_dir()
+    ]
+    tidied = plan.kept - {clip.id for clip in solved}
+    rows = {name: row for name, row in packed.items() if name in tidied}
+    return pack_gaussians(out, [*solved, *plan.new], rows)
+
+
+def pack_gaussians(out: Path, clips: list[ClipFolder], others: dict[str, Any] | None = None) -> dict[str, Any]:
     """Copy the Gaussians of clips to `out/gaussians/CLIP/`; clips without any are left out.
+
+    Args:
+        out: labelling folder.
+        clips: whose stage `gaussians` is looked at.
+        others: rows of clips whose Gaussians stay as they are.
 
     Returns:
         Clip -> {decision, before, after (numbers of the stage `gaussians`), files: name -> {bytes, sha256}}.
     """
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = dict(others or {})
     folder = out / "gaussians"
     for clip in clips:
         if not clip.is_done("gaussians"):
@@ -82,11 +123,6 @@ def labelled_result(clip: ClipFolder) -> Result:
     if clip.is_done("gaussians") and read_json(folder / "verdict.json")["decision"] == "refined":
         return load_result(folder / "refined")
     return load_result(clip.require("joint"))
-
-
-def _decision(clip: ClipFolder) -> str:
-    done = all(clip.is_done(stage) for stage in ("frames", "people", "joint", "quality"))
-    return read_json(clip.stage_dir("quality") / "quality.json")["decision"] if done else ""
 
 
 def clip_samples(clip: ClipFolder, config: PackConfig) -> Iterator[Sample]:
@@ -139,6 +175,9 @@ def _meta(clip: ClipFolder, result: Result) -> dict[str, Any]:
         "config_hash": {name: r.config_hash for name, r in {**records, "joint": joint}.items() if r is not None},
         "weights": weights,
         "quality": {key: quality[key] for key in ("decision", "weight", "reasons")},
+        "source_id": source.source_id or source.sha256 or clip.id,
+        "consent": source.consent,
+        "blurred": bool(records["frames"] and records["frames"].summary.get("blurred")),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,11 @@ def make_sample(key: str, *, frames: int = 12, people: int = 2, size: tuple[int,
         meta={
             "schema_version": SCHEMA_VERSION, "clip": key.split("-")[0], "first_frame": int(key.split("-")[1]),
             "size": list(size), "body_model": "anny", "world": "first_camera", "source": "drawn", "licence": "CC0-1.0",
-            "source_sha256": "0" * 64, "teacher_commit": "abc", "config_hash": {"joint": "0123"},
+            "source_sha256": hashlib.sha256(key.split("-")[0].encode()).hexdigest(),
+            "teacher_commit": "abc", "config_hash": {"joint": "0123"},
             "weights": {"blazepose": {"sha256": "1", "licence": "Apache-2.0"}},
-            "quality": {"decision": "accept", "weight": 1.0, "reasons": []},
+            "quality": {"decision": "accept", "weight": 1.0, "reasons": []}, "source_id": key.split("-")[0],
+            "consent": "", "blurred": True,
         },
         arrays={name: np.asarray(arrays[name]).astype(rule.dtype) for name, rule in FIELDS.items()},
         frames=[encode(np.asarray(Image.fromarray(c).resize(size)), "JPEG") for c in coarse],

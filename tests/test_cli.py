@@ -14,8 +14,12 @@ from teacher.cli import VERBS, build_parser, main
 
 SURFACE = {
     "demo": {"--video", "--out", "overrides"},
-    "label": {"inputs", "overrides", "--out", "--config"},
+    "label": {
+        "inputs", "overrides", "--out", "--config", "--init", "--blur-faces", "--ray", "--only", "--retry", "--since",
+    },
     "status": {"folder"},
+    "verify": {"folder", "overrides"},
+    "forget": {"source", "folder", "overrides"},
     "evaluate": {"predictions", "--ablation", "--data", "--out", "overrides"},
     "export": {"checkpoint", "--format", "--out", "overrides"},
     "run": {"video", "--checkpoint", "--out", "overrides"},
@@ -44,7 +48,7 @@ def test_words_of_each_verb(verb: str) -> None:
 
 
 def test_verbs_are_those_of_the_design() -> None:
-    design = "demo label status evaluate export run view convert push pull doctor bench"
+    design = "demo label status verify forget evaluate export run view convert push pull doctor bench"
     assert set(VERBS) == set(design.split())
     assert set(VERBS) == set(SURFACE)
     assert {path.stem for path in COMMANDS.glob("*.py")} - {"__init__"} == set(SURFACE)

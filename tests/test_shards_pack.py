@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,12 +34,17 @@ def finish(clip: ClipFolder, stage: str, weights: dict[str, object] | None = Non
     )  # fmt: skip
 
 
-def make_clip(out: Path, name: str, decision: str, *, depth: bool = True) -> Sample:
-    """A solved clip's folder; returns what its labels are, as one chunk."""
+def make_clip(out: Path, name: str, decision: str, *, depth: bool = True, **source: Any) -> Sample:
+    """A solved clip's folder; returns what its labels are, as one chunk. `source`: fields of its `ClipSource`."""
     truth = make_sample(f"{name}-000000", frames=FRAMES)
     arrays = truth.arrays
     clip = ClipFolder(out / "clips" / name)
-    clip.write_source(ClipSource(id=name, path="/v.mp4", sha256="ab" * 32, licence="CC-BY-4.0", source="https://x.org"))
+    clip.write_source(
+        ClipSource(**{
+            "id": name, "path": "/v.mp4", "sha256": hashlib.sha256(name.encode()).hexdigest(), "licence": "CC-BY-4.0",
+            "source": "https://x.org", **source,
+        })
+    )  # fmt: skip
     for stage in ("frames", "people", "joint", "quality", *(["depth"] if depth else [])):
         clip.begin(stage)
     for k, (frame, mask) in enumerate(zip(truth.frames, truth.masks, strict=True)):

@@ -188,6 +188,7 @@ def samples_of(
         "source_sha256": hashlib.sha256(b"".join(frames)).hexdigest(), "teacher_commit": code_commit(),
         "config_hash": {"joint": config_hash(OptimiseConfig()), "spec": config_hash(clip.spec)}, "weights": {},
         "quality": {"decision": verdict.decision, "weight": verdict.weight, "reasons": verdict.reasons},
+        "source_id": clip.spec.id, "consent": "drawn: nobody was filmed", "blurred": False,
     }  # fmt: skip
     if labels == "truth":
         meta["quality"] = {"decision": "accept", "weight": 1.0, "reasons": []}

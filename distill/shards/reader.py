@@ -8,9 +8,10 @@ twice). Do not pass the loader to `accelerator.prepare`, which would divide it a
 
 from __future__ import annotations
 
+import json
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar
 
 import torch
@@ -35,9 +36,14 @@ MAX_WORKERS: Final = 256
 class ShardReader(torch.utils.data.IterableDataset[Sample]):
     """Samples of this process, for one epoch at a time (`set_epoch`)."""
 
-    def __init__(self, urls: list[str], *, seed: int, rank: int, world: int, shuffle: bool = True) -> None:
-        """`rank` of `world` processes; `shuffle` also mixes samples within a window of a few dozen."""
+    def __init__(
+        self, urls: list[str], *, seed: int, rank: int, world: int, shuffle: bool = True,
+        wanted: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:  # fmt: skip
+        """`rank` of `world` processes; `shuffle` also mixes samples within a window of a few dozen; `wanted`: shard ->
+        the clips to read of it (`ShardSet.wanted`), None for all."""
         super().__init__()
+        self.wanted = None if wanted is None else {shown(url): clips for url, clips in wanted.items()}
         self.urls, self.seed, self.rank, self.world, self.shuffle = urls, seed, rank, world, shuffle
         self.epoch = 0
         # One place per reading process, in memory that all of them share: nobody adds to another's number.
@@ -66,12 +72,22 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
 
     def _samples(self, urls: list[str], part: int, parts: int) -> Iterator[Sample]:
         """Decode every `parts`-th sample, from `part` on; a damaged one is counted, reported and left out."""
-        for index, raw in enumerate(wds.tariterators.group_by_keys(self._members(urls), handler=self.skip)):
+        grouped = wds.tariterators.group_by_keys(self._members(urls), handler=self.skip)
+        for index, raw in enumerate(filter(self._is_wanted, grouped)):
             if index % parts == part:
                 try:
                     yield from_members(raw)
                 except ValueError as error:
                     self.skip(error)
+
+    def _is_wanted(self, raw: dict[str, Any]) -> bool:
+        """Whether a sample is of a clip that is to be read; a damaged one is, so that it is counted."""
+        if self.wanted is None:
+            return True
+        try:
+            return json.loads(raw["json"])["clip"] in self.wanted.get(raw["__url__"], ())
+        except (KeyError, ValueError, TypeError):
+            return True
 
     def _members(self, urls: list[str]) -> Iterator[dict[str, Any]]:
         """Members of tar files, one after the other."""

@@ -1,4 +1,4 @@
-"""The shards' contract, version 1: all that the teacher and the student share.
+"""The shards' contract, version 2: all that the teacher and the student share.
 
 A shard is a tar file of samples. A sample is a chunk of at most `MAX_FRAMES` consecutive frames of one clip:
 
@@ -26,7 +26,8 @@ from PIL import Image
 from distill.errors import FootfallError
 from distill.geometry.conventions import CONTACT_SITES, WORLDS
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""1: the first. 2: `source_id`, `consent` and `blurred` in the meta; `upgrade_meta` reads 1."""
 MAX_FRAMES: Final = 32
 MAX_PIXELS: Final = 64_000_000
 """No frame is larger; a larger one is refused before it is decompressed."""
@@ -77,9 +78,10 @@ FIELDS: Final[dict[str, Field]] = {
 
 META_FIELDS: Final = (
     "schema_version", "clip", "first_frame", "size", "body_model", "world", "source", "licence", "source_sha256",
-    "teacher_commit", "config_hash", "weights", "quality",
+    "teacher_commit", "config_hash", "weights", "quality", "source_id", "consent", "blurred",
 )  # fmt: skip
-"""Keys of KEY.json. `weights`: id -> {sha256, licence}; `quality`: {decision, weight, reasons}."""
+"""Keys of KEY.json. `weights`: id -> {sha256, licence}; `quality`: {decision, weight, reasons}; `source_id`: who may
+withdraw (`source_sha256` where nothing else is known); `consent`: notes; `blurred`: whether faces are."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,160}")
 
@@ -112,6 +114,14 @@ class Sample:
         factor = round(size[0] / image.width)
         return image.convert("RGB"), factor
 
+    def frame_size(self, index: int) -> tuple[int, int]:
+        """(width, height) in a frame's header."""
+        return _open(self.frames[index]).size
+
+    def mask_size(self, index: int) -> tuple[int, int]:
+        """(width, height) in a mask's header."""
+        return _open(self.masks[index]).size
+
     def mask(self, index: int) -> Array:
         """[H, W] uint8 identity map."""
         return _decode(self.masks[index], "L")
@@ -139,6 +149,7 @@ def check_sample(sample: Sample) -> None:
         raise ValueError(f"meta without {missing[0]!r}")
     if sample.meta["world"] not in WORLDS:
         raise ValueError(f"world {sample.meta['world']!r}")
+    _check_origin(sample.meta)
     if set(sample.arrays) != set(FIELDS):
         raise ValueError(f"arrays {sorted(set(sample.arrays) ^ set(FIELDS))} are missing or unknown")
     sizes: dict[str, int] = {}
@@ -157,6 +168,40 @@ def check_sample(sample: Sample) -> None:
         raise ValueError(f"{sizes['T']} frames")
     if not len(sample.frames) == len(sample.masks) == sizes["T"]:
         raise ValueError(f"{len(sample.frames)} frames and {len(sample.masks)} masks for T = {sizes['T']}")
+
+
+def _check_origin(meta: dict[str, Any]) -> None:
+    """Facts that withdrawal, splits and uploads rely on have the right kind."""
+    for name in ("clip", "source", "source_id", "source_sha256", "licence", "consent", "teacher_commit"):
+        if not isinstance(meta[name], str):
+            raise ValueError(f"meta {name} is {type(meta[name]).__name__}, not text")
+    for name in ("config_hash", "weights", "quality"):
+        if not isinstance(meta[name], dict):
+            raise ValueError(f"meta {name} is {type(meta[name]).__name__}, not a table")
+    if not isinstance(meta["blurred"], bool) or not isinstance(meta["first_frame"], int) or meta["first_frame"] < 0:
+        raise ValueError("meta blurred or first_frame")
+    if not meta["clip"] or not meta["source_id"]:
+        raise ValueError("meta without a clip or a source_id")
+
+
+def upgrade_meta(meta: dict[str, Any]) -> dict[str, Any]:
+    """Meta of this version from this one's or an older one's; arrays and pictures never changed.
+
+    Version 1 did not say who may withdraw (its video alone then), nor anything of consent or blurred faces.
+
+    Raises:
+        FootfallError: a version that this release does not know.
+    """
+    version = meta["schema_version"]
+    if version == 1:
+        source_id = meta["source_sha256"] or meta["clip"]
+        return {**meta, "schema_version": SCHEMA_VERSION, "source_id": source_id, "consent": "", "blurred": False}
+    if version != SCHEMA_VERSION:
+        raise FootfallError(
+            f"shard sample of clip {meta.get('clip')}", got=f"schema version {version}",
+            expected=f"version 1 to {SCHEMA_VERSION}", do="read it with a newer release, or pack the clips again",
+        )  # fmt: skip
+    return meta
 
 
 def to_members(sample: Sample) -> dict[str, bytes]:
@@ -178,16 +223,11 @@ def from_members(raw: dict[str, Any]) -> Sample:
     """A sample from what webdataset yields: "__key__", and extension -> bytes.
 
     Raises:
-        FootfallError: another schema version (nothing in this shard can be read).
+        FootfallError: a schema version that is not known (nothing in this shard can be read).
         ValueError: this sample is damaged.
     """
     try:
-        meta = json.loads(raw["json"])
-        if meta["schema_version"] != SCHEMA_VERSION:
-            raise FootfallError(
-                f"shard sample {raw['__key__']}", got=f"schema version {meta['schema_version']}",
-                expected=f"version {SCHEMA_VERSION}", do="pack the clips again with this release (footfall label)",
-            )  # fmt: skip
+        meta = upgrade_meta(json.loads(raw["json"]))
         arrays = safetensors.numpy.load(raw["safetensors"])
         count = len(arrays["timestamps"])
         sample = Sample(

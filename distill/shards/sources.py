@@ -5,8 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import webdataset as wds
 
 from distill.errors import FootfallError
 from distill.files import read_json
+from distill.shards.manifest import MANIFEST_NAME, check_manifest
 from distill.shards.remote import open_url, shown
-from distill.shards.schema import SCHEMA_VERSION
-from distill.shards.writer import MANIFEST_FORMAT
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +26,10 @@ class ShardSet:
     urls: list[str]
     samples: int | None
     """Total over all shards, or None if there is no manifest."""
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+    """Folder of shards -> the manifest beside it, where there is one."""
+    wanted: dict[str, frozenset[str]] | None = None
+    """Shard -> clips to read of it (`split.split_shards`); None reads all."""
 
 
 def find_shards(spec: str) -> ShardSet:
@@ -46,16 +48,30 @@ def find_shards(spec: str) -> ShardSet:
     path = Path(spec)
     if (path / "shards").is_dir():  # a labelling folder
         path = path / "shards"
-    urls = sorted(str(p) for p in path.glob("*.tar")) if path.is_dir() else sorted(glob.glob(spec))  # noqa: PTH207
+    urls = _in_folder(path) if path.is_dir() else sorted(glob.glob(spec))  # noqa: PTH207
     if not urls:
         raise _none(spec)
-    return ShardSet(urls=urls, samples=_total(urls))
+    return _counted(urls)
+
+
+def _in_folder(folder: Path) -> list[str]:
+    """Shards of a local folder: those that its manifest names and that are there; all where there is no manifest."""
+    found = sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
+    rows = _rows_of(_manifest_beside(str(folder)))
+    if rows is not None and found:
+        strange = [path.name for path in found if path.name not in rows]
+        missing = sorted(set(rows) - {path.name for path in found})
+        for names, what in ((strange, "not in its manifest and left out"), (missing, "in its manifest but not there")):
+            if names:
+                log.warning("%s: %s %s; run footfall verify on it", folder, ", ".join(names[:5]), what)
+        found = [path for path in found if path.name in rows]
+    return [str(path) for path in found]
 
 
 def _remote(spec: str) -> ShardSet:
     urls = list(wds.shardlists.expand_urls(spec))
     if all(url.partition("?")[0].endswith(".tar") for url in urls):
-        return ShardSet(urls=urls, samples=_total(urls))
+        return _counted(urls)
     if "?" in spec:
         raise FootfallError(
             f"data.shards={shown(spec)}", got="a folder with a query", expected="shards, or a folder without one",
@@ -63,7 +79,7 @@ def _remote(spec: str) -> ShardSet:
         )  # fmt: skip
     folder = spec.rstrip("/").removesuffix("/shards")
     try:
-        content = _read_manifest(f"{folder}/manifest.json")
+        content = read_manifest(folder)
     except OSError as error:
         raise FootfallError(
             f"{shown(folder)}/manifest.json", got=error, expected="a manifest that can be read",
@@ -72,45 +88,59 @@ def _remote(spec: str) -> ShardSet:
     urls = [f"{folder}/shards/{shard['name']}" for shard in content["shards"]]
     if not urls:
         raise _none(spec)
-    return ShardSet(urls=urls, samples=sum(shard["samples"] for shard in content["shards"]))
+    total = sum(shard["samples"] for shard in content["shards"])
+    return ShardSet(urls=urls, samples=total, manifests={f"{folder}/shards": content})
 
 
-def _total(urls: Iterable[str]) -> int | None:
-    """Samples in shards of any number of folders; None unless each has a manifest."""
-    total = 0
-    manifests: dict[str, dict[str, dict[str, Any]] | None] = {}
+def folder_of(url: str) -> str:
+    """The folder of a shard."""
+    return url.partition("?")[0].rpartition("/")[0]
+
+
+def _counted(urls: list[str]) -> ShardSet:
+    """Shards of any number of folders, counted if each folder has a manifest that names them."""
+    manifests = {folder: _manifest_beside(folder) for folder in dict.fromkeys(map(folder_of, urls))}
+    known = {folder: content for folder, content in manifests.items() if content is not None}
+    rows = {folder: _rows_of(content) or {} for folder, content in manifests.items()}
+    total: int | None = 0
     for url in urls:
-        folder, _, name = url.partition("?")[0].rpartition("/")
-        if folder not in manifests:
-            manifests[folder] = _rows_beside(folder)
-        rows = manifests[folder]
-        if rows is None or name not in rows:
-            return None
-        _check_size(url, rows[name])
-        total += rows[name]["samples"]
-    return total
+        row = rows[folder_of(url)].get(url.partition("?")[0].rpartition("/")[2])
+        if row is None:
+            total = None
+        else:
+            _check_size(url, row)
+            total = None if total is None else total + row["samples"]
+    return ShardSet(urls=urls, samples=total, manifests=known)
 
 
-def _rows_beside(folder: str) -> dict[str, dict[str, Any]] | None:
-    """A manifest's row for each shard in `folder`, or None if there is no manifest."""
+def _manifest_beside(folder: str) -> dict[str, Any] | None:
+    """The manifest of a folder of shards, or None if there is none."""
     if "://" in folder:
         try:
-            content = _read_manifest(f"{folder.rpartition('/')[0]}/manifest.json")
+            return read_manifest(folder.rpartition("/")[0])
         except OSError:
             return None
         except FootfallError as error:
             if "schema" in str(error):
                 raise
             return None
-    else:
-        path = Path(folder).parent / "manifest.json"
-        if not path.is_file():
-            return None
-        content = _checked(read_json(path), str(path))
-    return {shard["name"]: shard for shard in content["shards"]}
+    path = Path(folder).parent / MANIFEST_NAME
+    return check_manifest(read_json(path), str(path)) if path.is_file() else None
 
 
-def _read_manifest(url: str) -> dict[str, Any]:
+def _rows_of(manifest: dict[str, Any] | None) -> dict[str, dict[str, Any]] | None:
+    """A manifest's row for each shard."""
+    return None if manifest is None else {shard["name"]: shard for shard in manifest["shards"]}
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    """The manifest of a folder of labels at a URL, checked.
+
+    Raises:
+        FootfallError: none there, or none of ours.
+        OSError: out of reach.
+    """
+    url = f"{folder}/{MANIFEST_NAME}"
     with open_url(url) as stream:
         data = stream.read()
     try:
@@ -119,17 +149,7 @@ def _read_manifest(url: str) -> dict[str, Any]:
         raise FootfallError(
             shown(url), got="something else", expected="a JSON file", do="check the address of the folder"
         ) from None
-    return _checked(content, shown(url))
-
-
-def _checked(content: Any, where: str) -> dict[str, Any]:
-    found = content if isinstance(content, dict) else {}
-    if found.get("format") != MANIFEST_FORMAT or found.get("schema_version") != SCHEMA_VERSION:
-        raise FootfallError(
-            f"manifest {where}", got=f"{found.get('format')} schema {found.get('schema_version')}",
-            expected=f"{MANIFEST_FORMAT} schema {SCHEMA_VERSION}", do="pack the clips again with this release",
-        )  # fmt: skip
-    return found
+    return check_manifest(content, shown(url))
 
 
 def _check_size(url: str, row: dict[str, Any]) -> None:

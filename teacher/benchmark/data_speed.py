@@ -164,6 +164,7 @@ def _draw(config: Bench) -> Iterator[Sample]:
                 "body_model": "anny", "world": "first_camera", "source": "drawn", "licence": "CC0-1.0",
                 "source_sha256": "", "teacher_commit": "", "config_hash": {}, "weights": {},
                 "quality": {"decision": "accept", "weight": 1.0, "reasons": []},
+                "source_id": f"drawn{number:04d}", "consent": "drawn: nobody was filmed", "blurred": False,
             },
             arrays=_arrays(size),
             frames=[_picture(size, rng) for _ in range(FRAMES)],
