@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from distill.body import BodyModel
+from distill.geometry.rotations import matrix_from_quat, matrix_from_rotvec
+from distill.geometry.transforms import make_transform
 from distill.results import Cameras, Motion, Result
 from teacher.scene.config import GaussiansConfig
 from teacher.scene.footage import Footage
-from teacher.scene.inputs import make_base
-from teacher.scene.objective import draw
+from teacher.scene.inputs import make_base, make_views
+from teacher.scene.objective import Objective, draw
 from teacher.scene.world import World, make_unknowns
 
 FRAMES = 5
@@ -65,8 +68,13 @@ def roughened(result: Result, metres: float) -> Result:
     return replace(result, scene_points=points)
 
 
-def drawn_world(body: BodyModel, result: Result | None = None) -> tuple[Result, Footage, World]:
-    """The result (None: the still one), footage that our renderer drew of it, and the world that it was drawn from."""
+def drawn_world(
+    body: BodyModel, result: Result | None = None, *, thicker_m: float = 0.0
+) -> tuple[Result, Footage, World]:
+    """The result (None: the still one), footage that our renderer drew of it, and the world that it was drawn from.
+
+    `thicker_m`: how far people's Gaussians lie from the skin.
+    """
     result = result or still_result(body)
     shape = (FRAMES, SIZE[1], SIZE[0])
     blank = Footage(
@@ -76,6 +84,8 @@ def drawn_world(body: BodyModel, result: Result | None = None) -> tuple[Result, 
     world = World(base := make_base(result, np.arange(FRAMES), blank, body, CONFIG), make_unknowns(base, 0))
     painted = torch.rand(world.unknowns["person0/colors"].shape, generator=torch.Generator().manual_seed(1))
     world.unknowns["person0/colors"].data.copy_(painted)
+    normals = matrix_from_quat(base.avatars[0].quats)[..., 2]
+    world.unknowns["person0/offsets"].data.add_(thicker_m * normals)
     images, masks, depths = [], [], []
     with torch.no_grad():
         body_rot, cam_from_body = world.bodies()
@@ -90,3 +100,25 @@ def drawn_world(body: BodyModel, result: Result | None = None) -> tuple[Result, 
             depths.append(scene.depth[0] * (person.alpha[0] < 0.05))
     footage = replace(blank, images=torch.stack(images), masks=torch.stack(masks), depth=torch.stack(depths))
     return result, footage, world
+
+
+def fresh(
+    body: BodyModel,
+    drawn: tuple[Result, Footage, World],
+    result: Result | None = None,
+    config: GaussiansConfig = CONFIG,
+) -> tuple[World, Objective]:
+    """A world to fit to drawn footage, started from the result that it was drawn from or from another one."""
+    base = make_base(result or drawn[0], np.arange(FRAMES), drawn[1], body, config)
+    world = World(base, make_unknowns(base, 0))
+    return world, Objective(world, make_views(base, drawn[1], config), config, {2}, None)
+
+
+def moved_camera(result: Result, turn_deg: float, shift_m: float) -> Result:
+    """Every camera turned and shifted by that much, each in directions of its own."""
+    generator = np.random.default_rng(3)
+    axis = generator.normal(size=(FRAMES, 2, 3))
+    axis /= np.linalg.norm(axis, axis=-1, keepdims=True)
+    turn = matrix_from_rotvec(torch.from_numpy(math.radians(turn_deg) * axis[:, 0]))
+    change = make_transform(turn, torch.from_numpy(shift_m * axis[:, 1])).numpy()
+    return replace(result, cameras=replace(result.cameras, world_from_cam=result.cameras.world_from_cam @ change))

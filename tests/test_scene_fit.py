@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,44 +12,23 @@ import torch
 from distill.avatar import load_avatar
 from distill.body import BodyModel
 from distill.files import read_json, write_json
-from distill.geometry.cameras import project
-from distill.geometry.rotations import matrix_from_rotvec, rotation_angle
-from distill.geometry.transforms import invert, make_transform, transform_points
 from distill.render.packed import load_packed
 from distill.results import load_result, save_result
 from teacher.initialisers.registry import StageMissingError
 from teacher.pack import labelled_result, pack_gaussians
 from teacher.scene import stage
-from teacher.scene.align import align_camera
 from teacher.scene.fit import fit
-from teacher.scene.inputs import make_base, make_views, refined_result
+from teacher.scene.inputs import refined_result
 from teacher.scene.measures import background_px, slip_mps
-from teacher.scene.objective import Objective
-from teacher.scene.settle import settle
-from teacher.scene.world import BODY, CAMERA, World, make_unknowns
+from teacher.scene.world import BODY, CAMERA, World
 from teacher.stagefiles import CameraInit, Frames, People, write_image
 from teacher.workspace import ClipFolder, StageRecord
-from tests.scene_support import CONFIG, FRAMES, SIZE, drawn_world, roughened, still_result
+from tests.scene_support import CONFIG, FRAMES, SIZE, drawn_world, fresh, moved_camera, still_result
 
 
 @pytest.fixture(scope="module")
 def drawn(body: BodyModel):  # type: ignore[no-untyped-def]
     return drawn_world(body)
-
-
-def fresh(body: BodyModel, drawn, result=None, config=CONFIG) -> tuple[World, Objective]:  # type: ignore[no-untyped-def]
-    base = make_base(result or drawn[0], np.arange(FRAMES), drawn[1], body, config)
-    world = World(base, make_unknowns(base, 0))
-    return world, Objective(world, make_views(base, drawn[1], config), config, {2}, None)
-
-
-def moved_camera(result, turn_deg: float, shift_m: float):  # type: ignore[no-untyped-def]
-    generator = np.random.default_rng(3)
-    axis = generator.normal(size=(FRAMES, 2, 3))
-    axis /= np.linalg.norm(axis, axis=-1, keepdims=True)
-    turn = matrix_from_rotvec(torch.from_numpy(math.radians(turn_deg) * axis[:, 0]))
-    change = make_transform(turn, torch.from_numpy(shift_m * axis[:, 1])).numpy()
-    return replace(result, cameras=replace(result.cameras, world_from_cam=result.cameras.world_from_cam @ change))
 
 
 def test_unknowns_at_zero_are_the_geometric_result(body: BodyModel, drawn) -> None:  # type: ignore[no-untyped-def]
@@ -97,65 +75,8 @@ def test_gradients_go_where_they_are_routed(body: BodyModel, drawn) -> None:  # 
     assert held == set(CAMERA)  # a held-out frame moves its camera and no Gaussian
 
 
-@pytest.fixture(scope="module")
-def rough(body: BodyModel):  # type: ignore[no-untyped-def]
-    return drawn_world(body, roughened(still_result(body), 0.1))
-
-
-@pytest.mark.parametrize(("axis", "size"), [(0, 0.002), (1, 0.002), (2, 0.002), (3, 0.01), (4, 0.01), (5, 0.01)])
-def test_alignment_finds_a_small_move_in_one_step(body: BodyModel, rough, axis: int, size: float) -> None:  # type: ignore[no-untyped-def]
-    """Each turn (rad) and shift (m) alone, by about a tenth of a pixel: residual, derivative, sign and frame."""
-    step = torch.zeros(6, dtype=torch.float64)
-    step[axis] = size
-    change = make_transform(matrix_from_rotvec(step[:3]), step[3:]).numpy()
-    cameras = rough[0].cameras
-    start = replace(rough[0], cameras=replace(cameras, world_from_cam=cameras.world_from_cam @ change))
-    config = replace(CONFIG, prior=replace(CONFIG.prior, camera_rot_deg=20.0, camera_pos_m=2.0))
-    world, objective = fresh(body, rough, start, config)
-    world.unknowns["background"].data.fill_(0.5)
-    before = seen_off_px(world, rough)
-    align_camera(world, objective.views[1], 2, config.prior, 1)
-    assert seen_off_px(world, rough)[2] < 0.15 * before[2]
-
-
-def test_direct_alignment_brings_cameras_back(body: BodyModel, rough) -> None:  # type: ignore[no-untyped-def]
-    config = replace(CONFIG, prior=replace(CONFIG.prior, camera_rot_deg=2.0, camera_pos_m=0.2))
-    world, objective = fresh(body, rough, moved_camera(rough[0], 2.0, 0.05), config)
-    world.unknowns["background"].data.fill_(0.5)
-    before = seen_off_px(world, rough)
-    for level in (2, 1):
-        for frame in range(FRAMES):
-            align_camera(world, objective.views[level], frame, config.prior, 6)
-    after = seen_off_px(world, rough)
-    assert before.median() > 1 and bool((after < before / 8).all())
-
-
-def seen_off_px(world: World, drawn) -> torch.Tensor:  # type: ignore[no-untyped-def]
-    """[T] Median distance in the pictures between where the scene is seen and where it should be.
-
-    Before one wall a turn and a shift are nearly the same picture; what it tells is where points are seen.
-    """
-    true = torch.from_numpy(drawn[0].cameras.world_from_cam).float()
-    points = world.base.scene.means.expand(FRAMES, -1, -1)
-    seen = project(transform_points(world.cam_from_world().detach(), points), drawn[1].K)
-    wanted = project(transform_points(invert(true), points), drawn[1].K)
-    return (seen - wanted).norm(dim=-1).median(-1).values
-
-
-def test_settling_takes_jitter_out_of_poses(body: BodyModel, drawn) -> None:  # type: ignore[no-untyped-def]
-    result = drawn[0]
-    noise = matrix_from_rotvec(0.1 * torch.randn(FRAMES, 1, 23, 3, generator=torch.Generator().manual_seed(0)))
-    shaken = replace(result, motion=replace(result.motion, body_rot=result.motion.body_rot @ noise.double().numpy()))
-    world, _ = fresh(body, drawn, shaken)
-    settle(world, replace(CONFIG, settle_steps=160))
-    error = rotation_angle(world.bodies()[0].detach(), torch.eye(3).expand(FRAMES, 1, 23, 3, 3)).mean()
-    # A line through T independent errors keeps sqrt(2 / T) of them (0.63 here), and has no acceleration to take out.
-    least = math.sqrt(2 / FRAMES) * float(rotation_angle(noise, torch.eye(3).expand_as(noise)).mean())
-    assert float(error) < 1.15 * least
-
-
 def test_a_killed_fit_goes_on_to_the_same_result(body: BodyModel, drawn, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    config = replace(CONFIG, densify=0.1)
+    config = replace(CONFIG, densify=0.1, align_steps=2)
 
     def run(stop_after: int | None, state: Path | None) -> tuple[World, list[dict[str, float]]]:
         world, objective = fresh(body, drawn, config=config)

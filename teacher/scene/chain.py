@@ -20,7 +20,7 @@ from distill.geometry.rotations import rotvec_from_matrix
 REACH: Final = 2
 """Frames over which a term reaches: an acceleration spans three."""
 DAMPING: Final = 1e-3
-"""Of the first step, relative to the diagonal."""
+"""Of the first step, relative to `Chain.own`."""
 LEAST_DAMPING, MOST_DAMPING = 1e-4, 10.0
 """A step that does not help is tried again with ten times the damping, up to the most."""
 ENOUGH: Final = 3e-3
@@ -36,6 +36,9 @@ class Chain:
         self.gradient = torch.zeros(frames, unknowns, dtype=torch.float64)
         self.border = torch.zeros(frames, unknowns, dtype=torch.float64)
         """Ties each unknown to the shared one."""
+        self.own = torch.zeros(frames, unknowns, dtype=torch.float64)
+        """Diagonal of the terms of single frames: what is damped. Accelerations are stiff, but not against a move of all
+        frames alike; with their share in the damping such a move took dozens of steps."""
         self.shared_normal, self.shared_gradient = 0.0, 0.0
         self.cost = 0.0
 
@@ -44,6 +47,7 @@ class Chain:
         normal, gradient, size = normal.double().cpu(), gradient.double().cpu(), self.gradient.shape[1]
         self.cost += cost
         self.blocks[0][frame] += normal[:size, :size]
+        self.own[frame] += normal.diagonal()[:size]
         self.gradient[frame] += gradient[:size]
         if len(gradient) > size:
             self.border[frame] += normal[:size, size]
@@ -81,7 +85,7 @@ class Chain:
                 self.blocks[last - first].index_put_(where, tie, accumulate=True)
 
     def solve(self, damping: float) -> tuple[Tensor, float]:
-        """Step [T, K] of all frames and step of the shared unknown, with `damping` times the diagonal added to it."""
+        """Step [T, K] of all frames and step of the shared unknown, with `damping` times `own` on the diagonal."""
         frames, size = self.gradient.shape
         last = (REACH + 1) * size - 1  # upper band: entry (i, j) is at row last + i - j, column j
         band = np.zeros((last + 1, frames * size))
@@ -91,7 +95,7 @@ class Chain:
                 i, j = frame * size + row, (frame + ahead) * size + column
                 upper = i <= j
                 band[(last + i - j)[upper], j[upper]] = block[frame].numpy()[upper]
-        band[last] = band[last] * (1 + damping) + 1e-9  # nothing may say anything of an absent person
+        band[last] += damping * self.own.numpy().reshape(-1) + 1e-9  # nothing may say anything of an absent person
         border = self.border.numpy().reshape(-1)
         alone, answer = solveh_banded(band, np.stack((-self.gradient.numpy().reshape(-1), border), 1)).T
         rest = self.shared_normal * (1 + damping) + 1e-9 - border @ answer
