@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562): torch takes seconds, `--help` should not."""
     if name == "__version__":
-        return importlib.metadata.version("footfall")
+        return importlib.import_module("distill.provenance").installed_version()
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'distill' has no attribute {name!r}")

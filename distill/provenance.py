@@ -24,7 +24,15 @@ def code_commit() -> str:
             return commit + ("+changes" if run(["git", "status", "--porcelain", "-uno"]).stdout.strip() else "")
     except (OSError, subprocess.SubprocessError):
         pass
-    return f"footfall {importlib.metadata.version('footfall')}"
+    return f"footfall {installed_version()}"
+
+
+def installed_version() -> str:
+    """Version of this package, under whichever name it was installed (packages/onnx holds the runner alone)."""
+    try:
+        return importlib.metadata.version("footfall")
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version("footfall-onnx")
 
 
 def cpu_name() -> str:

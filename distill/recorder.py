@@ -21,6 +21,7 @@ from distill.results import Cameras, Motion, Result
 from distill.spool import Rows
 
 if TYPE_CHECKING:  # a recorder needs no network
+    from distill.runner.stream import Frame
     from distill.stream_types import FrameResult
 
 __all__ = ["MAX_POINTS", "Cloud", "Recorder", "stand_up"]
@@ -65,7 +66,7 @@ class Recorder:
         """Frames so far."""
         return len(self._frames)
 
-    def add(self, frame: FrameResult, statures: dict[int, float]) -> None:
+    def add(self, frame: FrameResult | Frame, statures: dict[int, float]) -> None:
         """The next frame; `statures`: person's id -> metres."""
         index = len(self._frames)
         if frame.broken:

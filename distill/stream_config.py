@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from distill.fuser import CameraMode, FuserConfig
-from distill.geometry.cameras import make_intrinsics
 from distill.odometry import OdometryConfig
 from distill.people.token_tracker import TokenTrackerConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(kw_only=True)
@@ -25,6 +26,9 @@ class StreamConfig:
     """Focal length in pixels of the video; 0 takes `focal_guess`."""
     focal_guess: float = 0.8
     """Focal length where none is given, as a multiple of the image diagonal."""
+    lens: list[float] = field(default_factory=list)
+    """fx, fy, cx, cy in pixels of the video, then k1, k2, p1, p2, k3 of its distortion (OpenCV's model) if it has any;
+    empty: only `focal_px` is known, or nothing."""
     shape_memory: float = 0.98
     """How slowly a person's shape follows new frames."""
     corners: Literal["auto", "never"] = "auto"
@@ -52,8 +56,22 @@ class StreamConfig:
             raise ValueError("stream: gaps of at least 1, focal_px >= 0 and focal_guess > 0 are expected")
         if self.break_seconds <= 0 or self.cuts not in ("auto", "never"):
             raise ValueError("stream: break_seconds > 0 and cuts of auto or never are expected")
+        if len(self.lens) not in (0, 4, 9) or (self.lens and min(self.lens[:2]) <= 0) or (self.lens and self.focal_px):
+            raise ValueError("stream: lens is fx, fy, cx, cy or those and k1, k2, p1, p2, k3, instead of focal_px")
+
+    @property
+    def knows_lens(self) -> bool:
+        """Whether intrinsics are more than a guess."""
+        return bool(self.lens) or self.focal_px > 0
 
     def intrinsics(self, size: tuple[int, int]) -> Tensor:
-        """K [3, 3] for images of (width, height)."""
+        """K [3, 3] for images of (width, height), those of the video."""
+        import torch  # not above: `distill.runner` takes this config where there is no torch
+
+        return torch.from_numpy(self.matrix(size)).float()
+
+    def matrix(self, size: tuple[int, int]) -> NDArray[np.float64]:
+        """`intrinsics` as an array."""
         focal = self.focal_px or self.focal_guess * float(np.hypot(*size))
-        return make_intrinsics(torch.tensor(focal), size)
+        fx, fy, cx, cy = self.lens[:4] or (focal, focal, size[0] / 2, size[1] / 2)
+        return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

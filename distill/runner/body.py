@@ -29,8 +29,9 @@ class Body:
                 str(path), got="no such file", expected="the free body's arrays",
                 do="export again; graphs of licensed bodies run with footfall run alone",
             )  # fmt: skip
-        arrays, _ = load_arrays(path)
+        arrays, meta = load_arrays(path)
         try:
+            self.name: str = meta["body_model"]
             self._rest, self._rest_dirs = arrays["joint_template"], arrays["joint_shapedirs"]
             self._mass, self._offset = arrays["feet_mass"], arrays["feet_offset"]
             self._offset_dirs = arrays["feet_offset_shapedirs"]

@@ -130,14 +130,15 @@ class ArrayStream:
             K_known: whether they are more than a guess; None: if they were given here or in the config.
         """
         self.network, self.size, self.config = network, size, config or StreamConfig()
-        focal = self.config.focal(size)
-        self.K = np.array([[focal, 0, size[0] / 2], [0, focal, size[1] / 2], [0, 0, 1]]) if K is None else K
+        self.K = self.config.matrix(size) if K is None else K
         scale = np.array([network.size[0] / size[0], network.size[1] / size[1]])
         self._network_K = (self.K * np.array([[scale[0]], [scale[1]], [1.0]])).astype(np.float32)
         self._box_scale = np.tile(scale, 2)
-        self._K_known = K_known if K_known is not None else K is not None or self.config.focal_px > 0
+        self._K_known = K_known if K_known is not None else K is not None or self.config.knows_lens
         self.times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
         """Part -> seconds of the last frames."""
+        self.processor: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
+        """The same in processor time of the calling thread, which other programs do not lengthen."""
         # What `encode` remembers,
         self._breaks = Breaks(self.config.break_seconds, self.config.cuts == "auto")
         # what `predict` remembers,
@@ -185,8 +186,8 @@ class ArrayStream:
                 do="start a new stream for another size",
             )  # fmt: skip
         broken = self._breaks.step(image, timestamp)
-        small, prepared = self._timed("prepare", lambda: self._prepare(image))
-        features = self._timed("encode", lambda: self.network.encode(prepared))
+        small, prepared = self.timed("prepare", lambda: self._prepare(image))
+        features = self.timed("encode", lambda: self.network.encode(prepared))
         return Encoded(
             timestamp=timestamp, image=image, small=small, prepared=prepared, features=features, broken=broken
         )
@@ -203,30 +204,30 @@ class ArrayStream:
             self._odometry = self._make_odometry()
             self._tracker.interrupt()
         if boxes is None:
-            scaled = self._timed("people", lambda: self._find(frame.features))
+            scaled = self.timed("people", lambda: self._find(frame.features))
         else:
             scaled = {k: (np.asarray(box) * self._box_scale).astype(np.float32) for k, box in boxes.items()}
-        looks = self._timed("look", lambda: self._look(frame.prepared, scaled))
+        looks = self.timed("look", lambda: self._look(frame.prepared, scaled))
         now = _Kept(frame.features, scaled, looks, frame.timestamp)
         odometry = self._odometry
-        corners = self._timed("corners", lambda: odometry.step(frame.image)) if odometry is not None else []
+        corners = self.timed("corners", lambda: odometry.step(frame.image)) if odometry is not None else []
         gaps = [gap for gap in self.config.gaps if gap <= len(self._past)]
         past = [self._past[-gap] for gap in gaps] or [now]
         ids = sorted(now.boxes)
-        prediction = self._timed("pair", lambda: self._pair(past, now, ids))
+        prediction = self.timed("pair", lambda: self._pair(past, now, ids))
         in_both = [[person in before.boxes for person in ids] for before in past]
         moved = self._scaled(corners, float(prediction["log_scene_scale"].mean()))
         if odometry is not None and odometry.wants_keyframe:
-            self._timed("keyframe", lambda: self._take_keyframe(odometry, now, past[-1]))
+            self.timed("keyframe", lambda: self._take_keyframe(odometry, now, past[-1]))
         self._past.append(now)
         return Predicted(
             frame=frame, prediction=prediction, gaps=gaps, ids=ids, in_both=in_both, corners=moved,
-            scene=self._timed("scene", lambda: self._scene(frame, now)) if scene and self.network.has_points else None,
+            scene=self.timed("scene", lambda: self._scene(frame, now)) if scene and self.network.has_points else None,
         )  # fmt: skip
 
     def fuse(self, frame: Predicted) -> Frame:
         """The third part of `step`: everything in one world."""
-        return self._timed("fuse", lambda: self._fuse(frame))
+        return self.timed("fuse", lambda: self._fuse(frame))
 
     def _fuse(self, frame: Predicted) -> Frame:
         seen, broken = self._average(frame.prediction, frame.ids), frame.frame.broken
@@ -246,10 +247,12 @@ class ArrayStream:
         """After the last `step` and `settled`: the frames that are still in the window, in order."""
         return [_result(frame, *known) for frame, known in zip(self._worlds.finish(), self._people, strict=True)]
 
-    def _timed(self, part: str, call: Callable[[], Value]) -> Value:
-        start = time.perf_counter()
+    def timed(self, part: str, call: Callable[[], Value]) -> Value:
+        """A call's value; its time is kept under a part's name. Each part belongs to one thread."""
+        start, began = time.perf_counter(), time.thread_time()
         value = call()
         self.times[part].append(time.perf_counter() - start)
+        self.processor[part].append(time.thread_time() - began)
         return value
 
     def _prepare(self, image: Array) -> tuple[Array, Array]:

@@ -9,8 +9,10 @@ from typing import Final
 
 BENCHES: Final = {
     "teacher": ("teacher.benchmark.speed", "the joint optimisation, against Adam and length"),
+    "label": ("teacher.benchmark.label_speed", "labelling by stage: seconds, memory, and the bill for a collection"),
     "data": ("teacher.benchmark.data_speed", "windows read per second, against what training uses"),
     "student": ("teacher.benchmark.student_speed", "frames per second by backbone, resolution and device"),
+    "stream": ("teacher.benchmark.stream_speed", "a video from its file to a written result, by way of running"),
     "render": ("teacher.benchmark.render_speed", "milliseconds of rendering by backend, Gaussians and resolution"),
 }
 """Name -> module with a config `Bench`, `run_bench(config)` -> row and `bench_lines(row)`; and what it measures."""
