@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from distill.files import write_json
 
@@ -68,12 +68,7 @@ def hold(folder: Path) -> Iterator[bool]:
     """Yield True while this process alone holds `folder`, False at once if another one does."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        if not _sign(folder):
+        if not (_take(handle) and _sign(folder)):
             yield False
             return
         stop = threading.Event()
@@ -84,6 +79,16 @@ def hold(folder: Path) -> Iterator[bool]:
         finally:
             stop.set()
             (folder / "lock.owner.json").unlink(missing_ok=True)
+
+
+def _take(handle: IO[str]) -> bool:
+    """Take the `flock`; asked three times, because `is_held` holds it for a moment."""
+    for pause in (0.05, 0.05, 0.0):
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(pause)
+    return False
 
 
 def _sign(folder: Path) -> bool:
@@ -107,13 +112,15 @@ def _lives_elsewhere(folder: Path) -> bool:
     if owner is None or owner.host == socket.gethostname():
         return False
     probe = folder / f".now-{socket.gethostname()}-{os.getpid()}"
-    try:
+    now = time.time()
+    with contextlib.suppress(OSError):  # read-only for us: our own clock must do
         probe.touch()
-        return probe.stat().st_mtime - (folder / "lock.owner.json").stat().st_mtime < STALE_S
+        now = probe.stat().st_mtime
+        probe.unlink()
+    try:
+        return now - (folder / "lock.owner.json").stat().st_mtime < STALE_S
     except FileNotFoundError:
         return False
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def _beat(path: Path, stop: threading.Event) -> None:

@@ -73,10 +73,7 @@ def prepare(source: ClipSource, clips: Path, settings: Any) -> list[str]:
         log.warning("%s was withdrawn (footfall forget): it is not labelled again", source.id)
         return []
     made_from = _made_from(source, settings.video)
-    if known is not None and known.made_from == made_from:
-        shots = known.shots
-    else:
-        shots = _cut(source, settings.video)
+    shots = known.shots if known is not None and known.made_from == made_from else _cut(source, settings.video)
     for identifier, start_s, end_s in reversed(shots):  # the first last: a source is known by its first clip
         clip, part = ClipFolder(clips / identifier), replace(source, id=identifier, start_s=start_s, end_s=end_s)
         if not (clip.root / "clip.json").is_file() or clip.source != part:

@@ -1,4 +1,4 @@
-"""`footfall status DIR`: clips by stage, seconds, accepted or rejected and why."""
+"""`footfall status DIR`: clips by stage, seconds, tries, accepted, rejected or set aside and why."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def run(args: argparse.Namespace) -> int:
     """Print the table."""
     from teacher.status import print_status, read_status
 
-    print_status(read_status(args.folder))
+    print_status(read_status(args.folder), args.folder)
     return 0
