@@ -86,6 +86,21 @@ def test_people_of_both_results_stand_at_the_same_place(
                 np.testing.assert_allclose(found, joints, atol=1e-3)
 
 
+def test_skin_follows_the_bones_that_are_sent(viewer: Viewer, results: tuple[list[Path], list[Result]]) -> None:
+    """Vertices as the browser skins them: with the weights, the rest pose and the bones of the page."""
+    truth, node = results[1][0], viewer.nodes[0]
+    for frame in (0, FRAMES - 1):
+        viewer.show(frame)
+        mesh, rig = node._meshes[0], node.clip.people[0].rig
+        turns = Rotation.from_quat([np.roll(bone.wxyz, -1) for bone in mesh.bones]).as_matrix()
+        places = np.stack([bone.position for bone in mesh.bones])
+        at_rest = mesh.vertices[:, None] - rig.joints[mesh.skin_indices]
+        moved = np.einsum("vkab,vkb->vka", turns[mesh.skin_indices], at_rest) + places[mesh.skin_indices]
+        found = (mesh.skin_weights[..., None] * moved).sum(1)
+        _, vertices = body_points(truth, frame, 0, np.eye(4))
+        assert np.linalg.norm(found - vertices, axis=-1).max() < 0.008
+
+
 def test_camera_turns_red_where_it_was_not_measured(viewer: Viewer, results: tuple[list[Path], list[Result]]) -> None:
     truth = results[1][0]
     for frame in (6, 7):

@@ -98,7 +98,8 @@ class ClipNodes:
     def _add_mesh(self, person: Person, colour: tuple[int, int, int]) -> Any:
         rig = person.rig
         weights = np.zeros((len(rig.vertices), len(rig.joints)))
-        np.put_along_axis(weights, rig.influences[:, :4], rig.weights[:, :4], axis=1)
+        rows = np.arange(len(weights))[:, None]
+        np.add.at(weights, (rows, rig.influences[:, :4]), rig.weights[:, :4])  # unused places name the pelvis with 0
         return self._server.scene.add_mesh_skinned(
             f"{self._path('people')}/{person.track.name}", rig.vertices, rig.faces,
             np.tile([1.0, 0, 0, 0], (len(rig.joints), 1)), rig.joints,
