@@ -33,6 +33,7 @@ SCHEMAS: Final = {
     "footfall convert": "distill.convert:ConvertConfig",
     "footfall view": "distill.viewer:ViewConfig",
     "footfall push": "distill.hub_push:PushConfig",
+    "footfall push (labels)": "distill.shards.publish:PublishConfig",
     "footfall verify": "distill.shards.verify:VerifyConfig",
     "footfall forget": "teacher.forget:ForgetConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",

@@ -22,7 +22,7 @@ from distill.models.pretrained import load_student, write_record
 from distill.models.student_files import CARD, CONFIG, OPTIONAL, RECORD, WEIGHTS, read_config
 from distill.training_record import read_report
 
-_PUSH_ERRORS: Final[tuple[type[Exception], ...]] = (*HUB_ERRORS, RuntimeError)
+PUSH_ERRORS: Final[tuple[type[Exception], ...]] = (*HUB_ERRORS, RuntimeError)
 """The library wraps what stops an upload in RuntimeError."""
 _XET_HOSTS: Final = ("huggingface.co", "hf.co")
 """Hosts known to offer Xet storage; others may offer plain Git LFS only."""
@@ -69,7 +69,7 @@ def push(folder: Path, id: str, config: PushConfig | None = None) -> Pushed:
     if settings.reports:
         add_reports(folder, [Path(report) for report in settings.reports])
     check_licence(folder / CARD)
-    token = _token(name)
+    token = find_token(name)
     api = HfApi(token=token)
     try:
         api.create_repo(name, private=settings.private, exist_ok=True)
@@ -79,7 +79,7 @@ def push(folder: Path, id: str, config: PushConfig | None = None) -> Pushed:
                 f"push to {name}", got="a repository that is public", expected="a private one (private=true)",
                 do="add private=false to publish there, or choose another name",
             )  # fmt: skip
-        with _plain_uploads():
+        with plain_uploads():
             made = api.create_commit(
                 name,
                 [CommitOperationAdd(file, str(folder / file)) for file in files],
@@ -87,7 +87,7 @@ def push(folder: Path, id: str, config: PushConfig | None = None) -> Pushed:
             )
     except FootfallError:
         raise
-    except _PUSH_ERRORS as error:
+    except PUSH_ERRORS as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         raise explain(f"push to {name}", cause) from None  # the original may quote the request's headers
     return Pushed(url=f"{constants.ENDPOINT}/{name}", id=name, commit=made.oid, private=is_private)
@@ -149,7 +149,12 @@ def add_reports(folder: Path, reports: Sequence[Path]) -> None:
     write_record(folder, config, {**record, "reports": [read_report(path) for path in reports]})
 
 
-def _token(name: str) -> str:
+def find_token(name: str) -> str:
+    """The token to write `name` with.
+
+    Raises:
+        FootfallError: offline, or none.
+    """
     if constants.HF_HUB_OFFLINE:
         raise FootfallError(
             f"push to {name}", got="HF_HUB_OFFLINE=1", expected="a connection", do="unset it and push again"
@@ -164,7 +169,7 @@ def _token(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _plain_uploads() -> Iterator[None]:
+def plain_uploads() -> Iterator[None]:
     """Upload by Git LFS to servers that are not known to have Xet storage.
 
     The library takes Xet wherever it is installed, also where the server has none; its switch is a constant that it

@@ -1,4 +1,6 @@
-"""A small Hub: an HTTP server with the endpoints that `huggingface_hub` uses for models, and clients of it.
+"""A small Hub: an HTTP server with the endpoints that `huggingface_hub` uses, and clients of it.
+
+Datasets have other addresses than models and are otherwise the same here; a name is either.
 
 The server keeps repositories in memory: commits with their trees, LFS objects by hash. It checks tokens, redirects
 large files to `/cdn/...` as the Hub does, answers `Range`, and can be told to break off downloads. The clients are
@@ -17,6 +19,7 @@ import os
 import re
 import threading
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
@@ -27,6 +30,8 @@ from urllib.parse import unquote, urlsplit
 READER: Final = "hf_readertokenvalue"
 WRITER: Final = "hf_writertokenvalue"
 """Tokens the server knows. Both see private repositories; only the writer may make and change any."""
+LARGE: Final = (".safetensors", ".tar")
+"""Endings of files that go by Git LFS."""
 
 
 @dataclass(kw_only=True)
@@ -36,9 +41,10 @@ class Repo:
     private: bool
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
 
-    def commit(self, changes: dict[str, bytes]) -> str:
-        """Add a commit that changes or adds files; returns its id."""
-        tree = {**(self.commits[-1][1] if self.commits else {}), **changes}
+    def commit(self, changes: Mapping[str, bytes | None]) -> str:
+        """Add a commit that changes, adds or (None) removes files; returns its id."""
+        known = {**(self.commits[-1][1] if self.commits else {}), **changes}
+        tree = {name: data for name, data in known.items() if data is not None}
         digest = hashlib.sha1(f"{len(self.commits)}".encode())
         for name, data in sorted(tree.items()):
             digest.update(name.encode() + hashlib.sha1(data).digest())
@@ -125,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.create(json.loads(body))
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
             files = [
-                {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular",
+                {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(LARGE) else "regular",
                  "shouldIgnore": False, "oid": None}
                 for f in json.loads(body)["files"]
             ]  # fmt: skip
@@ -151,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         """Log the request; its path without the query, unquoted."""
         path = unquote(urlsplit(self.path).path)
         self.server.log.append(f"{self.command} {path}")
-        return path
+        return re.sub(r"^/datasets/", "/", re.sub(r"^/api/datasets/", "/api/models/", path))
 
     def token(self) -> str | None:
         """The token that came with the request, if it is a known one."""
@@ -188,10 +194,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "RevisionNotFound")
         commit, tree = found
         if kind == "tree":
-            rows = [{"path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for p, d in tree.items()]
+            rows = [self.row(path, data) for path, data in tree.items()]
             return self.answer([{"type": "file", **row} for row in rows])
         siblings = [{"rfilename": path} for path in tree]
         self.answer({"id": name, "sha": commit, "private": repo.private, "siblings": siblings, "tags": []})
+
+    def row(self, path: str, data: bytes) -> dict[str, Any]:
+        """A file of a tree."""
+        lfs = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+        own = {"path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        return {**own, "lfs": lfs} if path.endswith(LARGE) else own
 
     def send_resolved(self, name: str, revision: str, file: str) -> None:
         if (repo := self.visible(name)) is None:
@@ -202,7 +214,7 @@ class Handler(BaseHTTPRequestHandler):
         if file not in tree:
             return self.answer({}, code=404, headers={"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         data = tree[file]
-        if not file.endswith(".safetensors"):
+        if not file.endswith(LARGE):
             return self.send_file(data, hashlib.sha1(data).hexdigest(), commit=commit)
         oid = hashlib.sha256(data).hexdigest()
         self.server.objects[oid] = data
@@ -248,13 +260,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         if self.server.fail_commits:
             return self.refuse(500)
-        changes = {}
+        changes: dict[str, bytes | None] = {}
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
                 changes[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 changes[value["path"]] = self.server.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                changes[value["path"]] = None
         commit = repo.commit(changes)
         self.answer({"success": True, "commitOid": commit, "commitUrl": f"{self.server.url}/{name}/commit/{commit}"})
 

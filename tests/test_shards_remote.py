@@ -38,7 +38,7 @@ def near(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
     yield
-    remote._s3_client.cache_clear()
+    remote.s3_client.cache_clear()
 
 
 def read(spec: str, **options: Any) -> tuple[list[str], ShardReader]:

@@ -169,7 +169,7 @@ def _http(url: str) -> Start:
 
 
 @functools.lru_cache(maxsize=4)
-def _s3_client(process: int) -> Any:
+def s3_client(process: int) -> Any:
     """A client of this process; without credentials it asks for what is public."""
     boto3 = require("boto3", extra="s3")
     from botocore import UNSIGNED
@@ -184,7 +184,7 @@ def _s3_client(process: int) -> Any:
 def _s3(url: str) -> Start:
     """GetObject with ranges; endpoint and credentials are those of the AWS environment."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
-    client = _s3_client(os.getpid())
+    client = s3_client(os.getpid())
     version: list[str] = []
 
     def start(offset: int) -> Any:
