@@ -4,7 +4,7 @@ PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done)
 OUT := footfall-demo
 
-.PHONY: demo test lint clean python
+.PHONY: demo test lint docs gallery clean python
 
 demo: python
 	@$(PYTHON) .ci/bootstrap.py demo
@@ -19,6 +19,15 @@ lint: python
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 	.venv/bin/python -m mypy
+
+docs: python
+	@$(PYTHON) .ci/bootstrap.py dev
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+gallery: python
+	@$(PYTHON) .ci/bootstrap.py dev
+	PYTHONPATH=. .venv/bin/python benchmarks/gallery.py docs/pictures
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -94,10 +94,10 @@ def draw_overlays(results: dict[str, Path], video: Path, path: Path) -> None:
 def draw_page(results: dict[str, Path], folder: Path, chromium: str) -> None:
     """The page of `footfall view`: one result, three side by side, and its confidence."""
     alone = open_viewer([results["truth"]], ViewConfig(port=PORT))
-    shoot(alone, folder / "view.png", chromium, lambda viewer: look(viewer, 30, away=0.75))
+    shoot(alone, folder / "view.png", chromium, lambda viewer: look(viewer, 30, away=1.0))
     alone.stop()
-    three = open_viewer(list(results.values()), ViewConfig(port=PORT, apart=6.0))
-    shoot(three, folder / "view_side_by_side.png", chromium, lambda viewer: look(viewer, 30, away=1.4, aside=7.0))
+    three = open_viewer(list(results.values()), ViewConfig(port=PORT, apart=8.0))
+    shoot(three, folder / "view_side_by_side.png", chromium, beside)
     shoot(three, folder / "view_uncertainty.png", chromium, by_confidence)
     three.stop()
 
@@ -114,12 +114,19 @@ def look(viewer: Viewer, frame: int, *, away: float, aside: float = 1.0) -> None
     client.camera.position, client.camera.look_at = middle + away * (eye - middle) + shift, middle + shift
 
 
+def beside(viewer: Viewer) -> None:
+    """Truth, teacher and student beside one another; only the truth has Gaussians."""
+    viewer.layers["gaussians"].value = False
+    look(viewer, 30, away=2.3, aside=10.5)
+
+
 def by_confidence(viewer: Viewer) -> None:
-    """Bodies and paths by confidence, without scene."""
+    """Bodies and paths by confidence, without scene and closer together."""
+    viewer.apart.value = 4.0
     for layer in ("points", "gaussians", "camera", "camera path"):
         viewer.layers[layer].value = False
     viewer.layers["uncertainty"].value = True
-    look(viewer, 30, away=0.9, aside=7.0)
+    look(viewer, 30, away=1.2, aside=5.2)
 
 
 def shoot(viewer: Viewer, path: Path, chromium: str, prepare: Callable[[Viewer], None]) -> None:

@@ -22,6 +22,8 @@ from distill.viewer.nodes import LAYERS, ClipNodes
 
 TICK: Final = 1 / 30
 """Seconds between two steps while playing."""
+FIELD_OF_VIEW: Final = 0.8
+"""Radians from top to bottom: viser's own 75 degrees stretch people at the edges."""
 HEIGHT: Final = 720
 """Pixels of a screenshot."""
 
@@ -116,6 +118,7 @@ class Viewer:
         """A new visitor looks at the middle of the first result from the side where the camera is, a little above."""
         eye, middle = self.overview()
         client.camera.position, client.camera.look_at = eye, middle
+        client.camera.fov = FIELD_OF_VIEW
 
     def overview(self) -> tuple[Any, Any]:
         """Eye and what it looks at, [3] each, on the page."""
@@ -127,7 +130,7 @@ class Viewer:
         away = (eye - middle) * [1, 1, 0]
         distance = max(2.5, float(np.linalg.norm(away)))
         back = away / max(float(np.linalg.norm(away)), 1e-6)
-        return middle + distance * (1.4 * back + [0, 0, 0.5]), middle
+        return middle + distance * (1.8 * back + [0, 0, 0.6]), middle
 
     def rightwards(self) -> Any:
         """[3] level unit vector to the right of a visitor who has just come: where further results are moved."""
