@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -137,12 +138,19 @@ def clip_samples(clip: ClipFolder, config: PackConfig) -> Iterator[Sample]:
     for start in chunk_starts(count, length):
         frames = range(start, start + length)
         yield Sample(
-            key=f"{clip.id.replace('.', '_')}-{start:06d}",
+            key=f"{key_stem(clip.id)}-{start:06d}",
             meta={**meta, "first_frame": start},
             arrays=sample_arrays(result, people, weights, depth, slice(start, start + length)),
             frames=[Frames.image_path(clip.require("frames"), k).read_bytes() for k in frames],
             masks=[People.mask_path(clip.require("people"), k).read_bytes() for k in frames],
         )
+
+
+def key_stem(clip_id: str) -> str:
+    """A clip's name in sample keys, which have no dots: those become '_', and a hash keeps "a.b" apart from "a_b"."""
+    if "." not in clip_id:
+        return clip_id
+    return f"{clip_id.replace('.', '_')}-{hashlib.sha256(clip_id.encode()).hexdigest()[:6]}"
 
 
 def chunk_starts(count: int, length: int) -> list[int]:
