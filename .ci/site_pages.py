@@ -126,7 +126,7 @@ def source_page(path: str) -> str:
 def source_text(path: str) -> str:
     """A page with the text of a file."""
     text = (ROOT / path).read_text(encoding="utf-8")
-    fence = "`" * (3 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     return f"# {path}\n\n{fence}{LANGUAGES.get(Path(path).suffix, 'text')}\n{text}\n{fence}\n"
 
 
