@@ -82,7 +82,7 @@ class Recorder:
                 "contact_prob": np.asarray(person.contact_prob),
                 "confidence": 1.0 / (1.0 + (person.depth_sigma / 0.1) ** 2),
             })  # fmt: skip
-            self._betas[person.id] = np.array(person.betas)
+            self._betas[person.id] = np.asarray(person.betas).copy()
             self._stature[person.id] = statures[person.id]
 
     @property

@@ -110,7 +110,7 @@ class Stream:
         self._network_K = resize_intrinsics(self.K, size, self.network_size)
         self._box_scale = torch.tensor([self.network_size[0] / size[0], self.network_size[1] / size[1]] * 2)
         self._body = body or load_body_model("anny")
-        self._K_known = K_known if K_known is not None else K is not None or self.config.focal_px > 0
+        self._K_known = K_known if K_known is not None else K is not None or self.config.knows_lens
         self.times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
         """Part -> seconds of the last frames."""
         # What `encode` remembers,
@@ -337,10 +337,12 @@ class Stream:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def scene(self, image: Array, result: FrameResult, *, min_confidence: float = 1.5) -> tuple[Array, Array]:
-        """Points of the background of the frame just given: [N, 3] metres in the world, [N, 3] uint8.
+    def background(self, image: Array, *, min_confidence: float = 1.5) -> tuple[Array, Array]:
+        """Points of the background of the frame last predicted, and their colours.
 
-        Empty if the network has no points (exported graphs, feature-only backbones).
+        Returns:
+            [N, 3] in its camera, in the network's metres (e^-log_scale of them is true ones), and [N, 3] uint8; empty
+            if the network has no points (exported graphs, feature-only backbones).
         """
         if not isinstance(self.network, Finder) or not self.network.has_points:
             return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
@@ -351,14 +353,13 @@ class Stream:
         )  # fmt: skip
         pair = self.network.pair(now.tokens, self._past[0].tokens, nobody, points=True)
         assert pair.points_a is not None and pair.conf_a is not None
-        points = pair.points_a[0] * (pair.log_scene_scale - result.log_scale).exp()
+        points = pair.points_a[0] * pair.log_scene_scale.exp()
         small = (self._prepare(image)[0].permute(1, 2, 0) * 255).byte()
         keep = pair.conf_a[0] > min_confidence
         for box in now.boxes.values():
             left, top, right, bottom = (int(v) for v in box.clamp(min=0))
             keep[top : bottom + 1, left : right + 1] = False
-        world = points[keep] @ result.world_from_cam[:3, :3].T + result.world_from_cam[:3, 3]
-        return world.numpy(), small[keep].numpy()
+        return points[keep].numpy(), small[keep].numpy()
 
     def latency(self) -> dict[str, dict[str, float]]:
         """Part -> {p50, p95, p99} in milliseconds over the last frames."""

@@ -22,7 +22,8 @@ SURFACE = {
     "forget": {"source", "folder", "overrides"},
     "evaluate": {"predictions", "--ablation", "--data", "--out", "overrides"},
     "export": {"checkpoint", "--format", "--out", "overrides"},
-    "run": {"video", "--checkpoint", "--out", "overrides"},
+    "run": {"video", "--checkpoint", "--out", "--offline", "overrides"},
+    "serve": {"--checkpoint", "overrides"},
     "convert": {"result", "--to", "--out", "overrides"},
     "view": {"results", "--rerun", "overrides"},
     "bench": {"name", "overrides"},
@@ -48,7 +49,7 @@ def test_words_of_each_verb(verb: str) -> None:
 
 
 def test_verbs_are_those_of_the_design() -> None:
-    design = "demo label status verify forget evaluate export run view convert push pull doctor bench"
+    design = "demo label status verify forget evaluate export run serve view convert push pull doctor bench"
     assert set(VERBS) == set(design.split())
     assert set(VERBS) == set(SURFACE)
     assert {path.stem for path in COMMANDS.glob("*.py")} - {"__init__"} == set(SURFACE)

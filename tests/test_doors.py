@@ -15,7 +15,7 @@ OURS = [*PACKAGES, *RECIPES, *SCRIPTS]
 HEAVY = {
     "cv2", "pycolmap", "ai_edge_litert", "moderngl", "embreex", "trimesh", "imageio_ffmpeg", "smplx", "gsplat",
     "timm", "torchvision", "onnx", "onnxscript", "onnxruntime", "deepspeed", "transformers", "tensorboard",
-    "matplotlib", "viser", "ray", "pxr", "bpy",
+    "matplotlib", "viser", "ray", "pxr", "bpy", "aiohttp",
 }  # fmt: skip
 """Optional or slow to import: only inside functions."""
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OPTIONAL = (
     "cv2", "pycolmap", "ai_edge_litert", "moderngl", "embreex", "trimesh", "imageio_ffmpeg", "smplx", "gsplat",
     "onnx", "onnxscript", "onnxruntime", "deepspeed", "transformers", "tensorboard", "matplotlib", "viser", "ray",
-    "pxr", "rerun", "mkdocs",
+    "pxr", "rerun", "mkdocs", "aiohttp",
 )  # fmt: skip
 """Top-level modules that only extras bring."""
 

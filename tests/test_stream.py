@@ -292,15 +292,15 @@ def test_recorded_people_stand_on_the_ground_of_a_world_with_z_up(body: BodyMode
 def test_a_recorded_world_has_one_scale(body: BodyModel) -> None:
     """A scale that became known late is put right from the start: the person's depth is e^0.1 larger at first."""
     recorder, _ = stand(body, frames=0)
-    person = stand(body)[0]._people
+    rows = stand(body)[0]._people.read()
     for k in range(12):
         log_scale = 0.1 if k >= 6 else 0.0
-        row = person[5][0]
-        root = torch.from_numpy(row[0]).clone()
+        row = rows[0]
+        root = torch.from_numpy(row["cam_from_body"].copy())
         root[:3, 3] *= np.exp(-log_scale)
-        joints = torch.from_numpy(row[2]) + (root[:3, 3] - torch.from_numpy(row[0][:3, 3]))
+        joints = torch.from_numpy(row["joints_cam"] + (root[:3, 3].numpy() - row["cam_from_body"][:3, 3]))
         seen = PersonResult(
-            id=5, cam_from_body=root, body_rot=torch.from_numpy(row[1]), betas=torch.zeros(10), joints_cam=joints,
+            id=5, cam_from_body=root, body_rot=torch.from_numpy(row["body_rot"].copy()), betas=torch.zeros(10), joints_cam=joints,
             contact_prob=torch.full((6,), 0.5), depth_sigma=0.1, root_sigma=torch.zeros(2),
         )  # fmt: skip
         recorder.add(FrameResult(
@@ -321,7 +321,7 @@ def test_passers_by_of_a_few_frames_are_left_out(body: BodyModel) -> None:
 
 
 def test_the_cloud_keeps_one_point_a_cell_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.recorder.MAX_POINTS", 50)
+    monkeypatch.setattr("distill.cloud.MAX_POINTS", 50)
     assert MAX_POINTS >= 50
     cloud = Cloud(cell_m=1.0)
     points = np.random.default_rng(0).uniform(-10, 10, (500, 3))

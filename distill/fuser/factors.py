@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from distill.fuser.robust import whitening
+from distill.fuser.robust import student_cost, whitening
 from distill.fuser.so3 import Array, Ints, Marks
 from distill.fuser.solver import Part
 from distill.fuser.states import NODE, POINT, States
@@ -82,11 +82,21 @@ def _robust(term: Linear, columns: list[Ints], table: Table, blocks: tuple[int, 
     return Part(np.concatenate(columns, axis=1), by * term.residual, by[..., None] * term.jacobian)
 
 
+MOTION_BLOCKS: Final = (3, 3)
+ROOT_BLOCKS: Final = (3, 2, 1)
+CONTACT_BLOCKS: Final = (3,)
+VELOCITY_BLOCKS: Final = (3, 3)
+HEAVY: Final = {
+    "motion": MOTION_BLOCKS, "root": ROOT_BLOCKS, "contact": CONTACT_BLOCKS, "velocity": VELOCITY_BLOCKS,
+}  # fmt: skip
+"""Kinds with heavy tails: which of their rows are outliers together."""
+
+
 def motion_part(states: States, table: Table, dof: float) -> Part:
     """Relative motions; nodes: earlier, later."""
     a, b = table.nodes.T
     term = relative_motion(states.pose(a), states.pose(b), (table.values["R"], table.values["t"]))
-    return _robust(term, _poses(a, b), table, (3, 3), dof)
+    return _robust(term, _poses(a, b), table, MOTION_BLOCKS, dof)
 
 
 def root_part(states: States, table: Table, dof: float) -> Part:
@@ -94,7 +104,7 @@ def root_part(states: States, table: Table, dof: float) -> Part:
     camera, body = table.nodes.T
     measured = (table.values["R"], table.values["t"])
     term = root_in_camera(states.pose(camera), states.pose(body), states.factor[body], measured)
-    return _robust(term, [*_poses(camera, body), *_factors(body)], table, (3, 2, 1), dof)
+    return _robust(term, [*_poses(camera, body), *_factors(body)], table, ROOT_BLOCKS, dof)
 
 
 def contact_part(states: States, table: Table, dof: float) -> Part:
@@ -106,14 +116,14 @@ def contact_part(states: States, table: Table, dof: float) -> Part:
     )
     # Someone who stands sways by less than the network errs. The ratio of two noises is no scale: it would run away.
     term.jacobian[:, :, 9] *= table.values["tells_scale"][:, None]
-    return _robust(term, [*_poses(body), points, *_factors(camera)], table, (3,), dof)
+    return _robust(term, [*_poses(body), points, *_factors(camera)], table, CONTACT_BLOCKS, dof)
 
 
 def velocity_part(states: States, table: Table, dof: float) -> Part:
     """Acceleration; nodes: three in succession."""
     first, second, third = table.nodes.T
     term = constant_velocity(states.pose(first), states.pose(second), states.pose(third), table.values["dt"])
-    return _robust(term, _poses(first, second, third), table, (3, 3), dof)
+    return _robust(term, _poses(first, second, third), table, VELOCITY_BLOCKS, dof)
 
 
 def still_part(states: States, table: Table, dof: float) -> Part:
@@ -152,3 +162,14 @@ def empty_tables() -> dict[str, Table]:
 def linearise(states: States, tables: dict[str, Table], dof: float) -> list[Part]:
     """Whitened factors of all tables that are not empty."""
     return [KINDS[kind][0](states, table, dof) for kind, table in tables.items() if len(table)]
+
+
+def cost(states: States, tables: dict[str, Table], dof: float) -> float:
+    """Negative log likelihood of all factors, up to a constant, nats."""
+    total = 0.0
+    for kind, table in tables.items():
+        if len(table):
+            residual = KINDS[kind][0](states, table, dof).residual
+            heavy = HEAVY.get(kind)
+            total += student_cost(residual, heavy, dof) if heavy else 0.5 * float((residual**2).sum())
+    return total

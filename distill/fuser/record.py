@@ -25,8 +25,8 @@ Joints = list[dict[int, Array]]
 """For every frame: person's id -> [24, 3] joints in the body, metres."""
 
 
-def save_observations(path: Path, observations: Sequence[FrameObservation], joints: Joints) -> None:
-    """Write a clip."""
+def save_observations(path: Path, observations: Sequence[FrameObservation], joints: Joints | None = None) -> None:
+    """Write a clip; without `joints`, those are written as zeros."""
     people = [(k, person, seen) for k, frame in enumerate(observations) for person, seen in frame.people.items()]
     camera = _rows([frame.camera for frame in observations])
     corner = _rows([frame.corners for frame in observations])
@@ -41,7 +41,10 @@ def save_observations(path: Path, observations: Sequence[FrameObservation], join
         "root_log_var": np.array([seen.root_log_var for _, _, seen in people]).reshape(-1, 3),
         "contact_prob": np.array([seen.contact_prob for _, _, seen in people]).reshape(-1, 6),
         "feet": np.array([seen.feet for _, _, seen in people]).reshape(-1, 4, 3),
-        "joints": np.array([joints[k][person] for k, person, _ in people]).reshape(-1, 24, 3),
+        "joints": (
+            np.array([joints[k][person] for k, person, _ in people]).reshape(-1, 24, 3)
+            if joints is not None else np.zeros((len(people), 24, 3))
+        ),
         "motion_row": motion[0], "motion_gap": motion[1], "motion_move": motion[2], "motion_log_var": motion[3],
     })  # fmt: skip
 

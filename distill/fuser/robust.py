@@ -36,6 +36,23 @@ def whitening(residual: Array, variance: Array, blocks: tuple[int, ...], dof: fl
     return np.sqrt(weights / variance)
 
 
+def student_cost(whitened: Array, blocks: tuple[int, ...], dof: float) -> float:
+    """Negative log likelihood of residuals under Student's t, up to a constant, nats.
+
+    Args:
+        whitened: [F, r] residuals times `whitening`; from q, their squares in a block of d rows, the Mahalanobis
+            length is m^2 = dof q / (dof + d - q).
+        blocks: as given to `whitening`.
+    """
+    total, start = 0.0, 0
+    for size in blocks:
+        q = (whitened[:, start : start + size] ** 2).sum(1)
+        square = dof * q / np.maximum(dof + size - q, 1e-9)
+        total += float(0.5 * (dof + size) * np.log1p(square / dof).sum())
+        start += size
+    return total
+
+
 def least_opposed(poses: Array, variance: Array, dof: float) -> int:
     """Which of N guesses of one pose is the likeliest under Student's t, each guess being a measurement too.
 

@@ -93,16 +93,10 @@ class Fuser:
         self._index += 1
         last = self._times.get(self._index - 1, observation.timestamp - 1.0)
         self._times[self._index] = max(observation.timestamp, last + 1e-3)
-        longest = min(self.config.lag, self._index)
-        motions, corners = observation.camera.usable(longest), observation.corners.usable(longest)
-        people = {k: p for k, p in observation.people.items() if p.is_finite()}
-        kind, finest = ("corner", corners) if len(corners.gaps) else ("camera", motions)
+        kind, finest = self._finest(observation)
         self._test_static(finest, kind)
         self._standing = self._static.probabilities()
-        nodes = self._add_states(finest, kind, people)
-        self._add_camera(nodes[CAMERA], {"camera": motions, "corner": corners})
-        for person, seen in people.items():
-            self._add_person(nodes, person, seen)
+        self._add_frame(observation)
         self._pin_static()
         self.window.improve(self.config.iterations)
         self._settled = []
@@ -124,6 +118,24 @@ class Fuser:
         return self._frames(range(len(self._times)))
 
     # Adding a frame
+
+    def _finest(self, observation: FrameObservation) -> tuple[str, Motions]:
+        """The surest kind of camera motions of a frame, and those motions."""
+        longest = min(self.config.lag, self._index)
+        corners = observation.corners.usable(longest)
+        return ("corner", corners) if len(corners.gaps) else ("camera", observation.camera.usable(longest))
+
+    def _add_frame(self, observation: FrameObservation) -> dict[int, int]:
+        """States and factors of the newest frame; returns owner -> node."""
+        longest = min(self.config.lag, self._index)
+        motions, corners = observation.camera.usable(longest), observation.corners.usable(longest)
+        people = {k: p for k, p in observation.people.items() if p.is_finite()}
+        kind, finest = self._finest(observation)
+        nodes = self._add_states(finest, kind, people)
+        self._add_camera(nodes[CAMERA], {"camera": motions, "corner": corners})
+        for person, seen in people.items():
+            self._add_person(nodes, person, seen)
+        return nodes
 
     def _variance(self, log_var: Array, kind: str) -> Array:
         """[G, 6] variances of motions, per axis and stretched."""

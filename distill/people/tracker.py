@@ -71,6 +71,8 @@ class _Track:
     missed: int = 0
     velocity: Array = field(default_factory=lambda: np.zeros(2))
     """Pixels per frame of the box centre."""
+    anywhere: bool = False
+    """Lost at a break in time or a cut: the place means nothing any more."""
 
 
 LOOK_RATE: Final = 0.1
@@ -99,6 +101,11 @@ class PeopleTracker:
         self._tracks = [t for t in self._tracks if t.missed <= self.config.forget_after]
         seen = [Tracked(id=t.id, pose=t.pose) for t in self._tracks if t.missed == 0]
         return sorted(seen, key=lambda person: person.id)
+
+    def interrupt(self) -> None:
+        """After a break in time or a cut: whoever is there is known again by the colours of the clothes alone."""
+        for track in self._tracks:
+            track.missed, track.anywhere = max(track.missed, 1), True
 
     def _follow(self, track: _Track, image: Array) -> bool:
         """Read the pose where the last frame points to; False if it has just been lost."""
@@ -197,13 +204,14 @@ class PeopleTracker:
             reach = 0.5 * track.pose.region.side * (1 + 0.1 * track.missed)
             expected = _centre(track.pose) + track.velocity * min(track.missed, 15)
             likeness = float(np.minimum(look, track.look).sum())
-            if np.hypot(*(_centre(pose) - expected)) < reach and likeness > best_score:
+            near = track.anywhere or np.hypot(*(_centre(pose) - expected)) < reach
+            if near and likeness > best_score:
                 best, best_score = track, likeness
         if best is None:
             best = _Track(id=self._next_id, pose=pose, look=look)
             self._next_id += 1
             self._tracks.append(best)
-        best.pose, best.missed = pose, 0
+        best.pose, best.missed, best.anywhere = pose, 0, False
 
 
 def tiles(width: int, height: int) -> Iterator[tuple[int, int, int]]:

@@ -27,6 +27,7 @@ ENABLES: Final = {
     "smplx": "SMPL-X bodies from your own licensed file (the package's licence is non-commercial)",
     "gaussians": "3D Gaussians drawn by gsplat on a CUDA GPU (elsewhere our own renderer draws them)",
     "convert": "footfall convert --to usd (the other formats need no extra)",
+    "serve": "footfall serve: a stream for other programs (HTTP and WebSocket)",
     "view": "footfall view: results in the browser",
     "rerun": "footfall view --rerun and footfall convert --to rrd: results in Rerun's viewer",
     "collect": "datasets/web_video: shots, repeats and segments of downloaded videos",

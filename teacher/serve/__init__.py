@@ -1,0 +1,1 @@
+"""`footfall serve`: a stream for other programs, over HTTP and WebSocket (docs/stream.md)."""
