@@ -10,7 +10,7 @@ import torch
 
 from distill.errors import FootfallError, require
 from distill.export.config import PRECISIONS, Precision
-from distill.export.onnx_weights import store_as_float16
+from distill.export.onnx_weights import quantise, store_as_float16
 from distill.export.parts import Part, Run
 from distill.files import atomic_path
 
@@ -43,6 +43,8 @@ def write_graph(part: Part, path: Path, file_format: str, precision: Precision =
     _WRITERS[file_format](part, path)
     if file_format == "onnx" and precision == "float16":
         store_as_float16(path)
+    if precision == "int8":
+        quantise(path)
 
 
 def open_graph(path: Path) -> Run:

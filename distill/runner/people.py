@@ -110,7 +110,7 @@ def observe(
     steps, count = np.array(gaps, np.int64), len(gaps)  # without gaps the frame was paired with itself
     names = ("body_a_from_body_b", "body_log_var", "cam_a_from_cam_b", "camera_log_var")
     motion, motion_log_var, camera, camera_log_var = (prediction[name][:count].astype(np.float64) for name in names)
-    seen = np.array(in_both[:count], bool).reshape(count, -1)
+    seen = np.array(in_both[:count], bool).reshape(count, len(people.ids))
     found = {
         person: PersonObservation(
             cam_from_body=people.cam_from_body[k], root_log_var=people.root_log_var[k],

@@ -56,7 +56,7 @@ class Known:
     settled: list[Frame]
     """Frames that nothing will change any more."""
     scene: tuple[Array, Array] | None
-    """Points [N, 3] of the background in the camera, metres of the network, and their colours [N, 3] uint8."""
+    """Points [N, 3] of the background in the world, metres, and their colours [N, 3] uint8, once in a while."""
 
 
 @dataclass(kw_only=True)
@@ -81,18 +81,27 @@ class Running:
 
     def _encode(self, picture: Picture) -> tuple[float, Encoded]:
         small = self.stream.timed("shrink", lambda: self.shrink(picture.image))
-        return picture.came, self.stream.encode(small, picture.timestamp)
+        self._count += 1
+        scene = (self._count - 1) % self.scene_every == 0
+        return picture.came, self.stream.encode(small, picture.timestamp, scene=scene)
 
     def _predict(self, item: tuple[float, Encoded]) -> tuple[float, Predicted]:
         came, frame = item
-        self._count += 1
-        return came, self.stream.predict(frame, scene=(self._count - 1) % self.scene_every == 0)
+        return came, self.stream.predict(frame)
 
     def _fuse(self, item: tuple[float, Predicted]) -> Known:
         came, frame = item
         newest = self.stream.fuse(frame)
         self.stream.times["latency"].append(time.monotonic() - came)
-        return Known(newest=newest, settled=self.stream.settled(), scene=frame.scene)
+        return Known(newest=newest, settled=self.stream.settled(), scene=_scene(frame, newest))
+
+
+def _scene(frame: Predicted, newest: Frame) -> tuple[Array, Array] | None:
+    """A frame's points in the world, true metres, with their colours."""
+    if frame.frame.scene is None:
+        return None
+    (points, rgb), world = frame.frame.scene, newest.world_from_cam
+    return points * np.exp(frame.log_scale - newest.log_scale) @ world[:3, :3].T + world[:3, 3], rgb
 
 
 def start(network: ArrayNetwork, body: Body, first: Picture, config: RunnerConfig) -> Running:
@@ -151,9 +160,7 @@ def _record(recorder: Recorder, known: Known, body: Body, *, settle: bool) -> No
     for ready in known.settled if settle else [known.newest]:
         recorder.add(ready, {person.id: body.stature(person.betas) for person in ready.people})
     if known.scene is not None:
-        (points, rgb), world = known.scene, known.newest.world_from_cam
-        metres = points * np.exp(-known.newest.log_scale)
-        recorder.cloud.add(metres @ world[:3, :3].T + world[:3, 3], rgb)
+        recorder.cloud.add(*known.scene)
 
 
 def percentiles(times: Mapping[str, Iterable[float]]) -> dict[str, dict[str, float]]:

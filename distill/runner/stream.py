@@ -1,7 +1,8 @@
 """`distill.stream` with arrays: frames in, one after the other; cameras and people out; memory that does not grow.
 
 `step` is `encode`, `predict` and `fuse` in a row. Each keeps what it remembers to itself, so that threads may do them
-for different frames at the same time, each for all frames in order (`distill.runner.pipeline`).
+for different frames at the same time, each for all frames in order (`distill.runner.pipeline`). The pairs, which are
+most of the work, have a thread for themselves.
 """
 
 from __future__ import annotations
@@ -91,14 +92,13 @@ class _Kept:
 class Encoded:
     """A frame after `ArrayStream.encode`."""
 
-    timestamp: float
-    image: Array
-    """[H, W, 3] uint8 as given."""
-    small: Array
-    """[h, w, 3] uint8 at the network's size."""
-    prepared: Array
-    """[3, h, w] float32 at the network's size."""
-    features: Any
+    now: _Kept
+    past: list[_Kept]
+    """Those of `gaps` frames ago; the frame itself where there is none."""
+    gaps: list[int]
+    corners: list[Measured]
+    scene: tuple[Array, Array] | None
+    """Points [N, 3] of the background in the camera, in the backbone's unit, and their colours [N, 3] uint8."""
     broken: str | None
 
 
@@ -108,12 +108,10 @@ class Predicted:
 
     frame: Encoded
     prediction: dict[str, Array]
-    gaps: list[int]
     ids: list[int]
-    in_both: list[list[bool]]
     corners: Motions
-    scene: tuple[Array, Array] | None
-    """Points [N, 3] in the camera, metres of the network, and their colours [N, 3] uint8, where asked for."""
+    log_scale: float
+    """Log of the network's metres per unit of the backbone's points."""
 
 
 class ArrayStream:
@@ -141,10 +139,10 @@ class ArrayStream:
         """The same in processor time of the calling thread, which other programs do not lengthen."""
         # What `encode` remembers,
         self._breaks = Breaks(self.config.break_seconds, self.config.cuts == "auto")
-        # what `predict` remembers,
         self._past: deque[_Kept] = deque(maxlen=max(self.config.gaps))
         self._odometry = self._make_odometry()
         self._tracker = TokenTracker(self.config.tracker)
+        # what `predict` remembers,
         self._log_scale: float | None = None
         # and `fuse`.
         self._average = PeopleAverage(body, self.config.shape_memory)
@@ -172,10 +170,16 @@ class ArrayStream:
         Raises:
             FootfallError: a frame of another size.
         """
-        return self.fuse(self.predict(self.encode(image, timestamp), boxes))
+        return self.fuse(self.predict(self.encode(image, timestamp, boxes)))
 
-    def encode(self, image: Array, timestamp: float) -> Encoded:
-        """The first part of `step`: features of a frame, and whether it goes on from the one before.
+    def encode(
+        self, image: Array, timestamp: float, boxes: dict[int, Array] | None = None, *, scene: bool = False
+    ) -> Encoded:
+        """The first part of `step`: all that looks at the frame itself.
+
+        Args:
+            image, timestamp, boxes: as in `step`.
+            scene: give points of the scene too, where the network has any.
 
         Raises:
             FootfallError: a frame of another size.
@@ -186,43 +190,38 @@ class ArrayStream:
                 do="start a new stream for another size",
             )  # fmt: skip
         broken = self._breaks.step(image, timestamp)
-        small, prepared = self.timed("prepare", lambda: self._prepare(image))
-        features = self.timed("encode", lambda: self.network.encode(prepared))
-        return Encoded(
-            timestamp=timestamp, image=image, small=small, prepared=prepared, features=features, broken=broken
-        )
-
-    def predict(self, frame: Encoded, boxes: dict[int, Array] | None = None, *, scene: bool = False) -> Predicted:
-        """The second part of `step`: people of a frame, and its motion from earlier ones.
-
-        Args:
-            boxes: as in `step`.
-            scene: give points of the scene too, where the network has any.
-        """
-        if frame.broken:
+        if broken:
             self._past.clear()
             self._odometry = self._make_odometry()
             self._tracker.interrupt()
+        small, prepared = self.timed("prepare", lambda: self._prepare(image))
+        features = self.timed("encode", lambda: self.network.encode(prepared))
         if boxes is None:
-            scaled = self.timed("people", lambda: self._find(frame.features))
+            scaled = self.timed("people", lambda: self._find(features))
         else:
             scaled = {k: (np.asarray(box) * self._box_scale).astype(np.float32) for k, box in boxes.items()}
-        looks = self.timed("look", lambda: self._look(frame.prepared, scaled))
-        now = _Kept(frame.features, scaled, looks, frame.timestamp)
-        odometry = self._odometry
-        corners = self.timed("corners", lambda: odometry.step(frame.image)) if odometry is not None else []
+        looks = self.timed("look", lambda: self._look(prepared, scaled))
+        now = _Kept(features, scaled, looks, timestamp)
         gaps = [gap for gap in self.config.gaps if gap <= len(self._past)]
         past = [self._past[-gap] for gap in gaps] or [now]
-        ids = sorted(now.boxes)
-        prediction = self.timed("pair", lambda: self._pair(past, now, ids))
-        in_both = [[person in before.boxes for person in ids] for before in past]
-        moved = self._scaled(corners, float(prediction["log_scene_scale"].mean()))
+        odometry = self._odometry
+        corners = self.timed("corners", lambda: odometry.step(image)) if odometry is not None else []
         if odometry is not None and odometry.wants_keyframe:
             self.timed("keyframe", lambda: self._take_keyframe(odometry, now, past[-1]))
         self._past.append(now)
+        wanted = scene and self.network.has_points
+        return Encoded(
+            now=now, past=past, gaps=gaps, corners=corners, broken=broken,
+            scene=self.timed("scene", lambda: self._scene(small, now)) if wanted else None,
+        )  # fmt: skip
+
+    def predict(self, frame: Encoded) -> Predicted:
+        """The second part of `step`: the people of a frame, and its motion from earlier ones."""
+        ids = sorted(frame.now.boxes)
+        prediction = self.timed("pair", lambda: self._pair(frame.past, frame.now, ids))
+        moved = self._scaled(frame.corners, float(prediction["log_scene_scale"].mean()))
         return Predicted(
-            frame=frame, prediction=prediction, gaps=gaps, ids=ids, in_both=in_both, corners=moved,
-            scene=self.timed("scene", lambda: self._scene(frame, now)) if scene and self.network.has_points else None,
+            frame=frame, prediction=prediction, ids=ids, corners=moved, log_scale=self._log_scale or 0.0
         )  # fmt: skip
 
     def fuse(self, frame: Predicted) -> Frame:
@@ -230,10 +229,12 @@ class ArrayStream:
         return self.timed("fuse", lambda: self._fuse(frame))
 
     def _fuse(self, frame: Predicted) -> Frame:
-        seen, broken = self._average(frame.prediction, frame.ids), frame.frame.broken
+        seen, given = self._average(frame.prediction, frame.ids), frame.frame
+        in_both = [[person in before.boxes for person in frame.ids] for before in given.past]
         self.observation = observe(
-            frame.prediction, seen, frame.gaps, frame.in_both, frame.frame.timestamp, frame.corners
-        )
+            frame.prediction, seen, given.gaps, in_both, given.now.timestamp, frame.corners
+        )  # fmt: skip
+        broken = given.broken
         newest = self._worlds.step(self.observation, broken=broken is not None)
         self._people.append((seen, broken))
         self._settled = [_result(fused, *self._people.popleft()) for fused in self._worlds.settled()]
@@ -295,10 +296,10 @@ class ArrayStream:
         points, _ = self.network.points(now.features, other.features)
         odometry.add_keyframe(points, _background(points, now) & (points[..., 2] > 0.1) & (points[..., 2] < FARTHEST))
 
-    def _scene(self, frame: Encoded, now: _Kept) -> tuple[Array, Array]:
+    def _scene(self, small: Array, now: _Kept) -> tuple[Array, Array]:
         points, confidence = self.network.points(now.features, self._past[0].features)
         keep = (confidence > MIN_CONFIDENCE) & _background(points, now)
-        return points[keep] * np.exp(self._log_scale or 0.0), frame.small[keep]
+        return points[keep], small[keep]
 
     def _pair(self, past: list[_Kept], now: _Kept, ids: list[int]) -> dict[str, Array]:
         """All gaps in one batch; people of the current frame, and where they were."""
