@@ -130,7 +130,7 @@ def by_confidence(viewer: Viewer) -> None:
 
 
 def shoot(viewer: Viewer, path: Path, chromium: str, prepare: Callable[[Viewer], None]) -> None:
-    """Open the page, do something to it and save what Chromium shows, in 128 colours."""
+    """Open the page, do something to it and save what Chromium shows, in 256 colours."""
     from playwright.sync_api import sync_playwright
 
     options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -149,7 +149,7 @@ def shoot(viewer: Viewer, path: Path, chromium: str, prepare: Callable[[Viewer],
         picture = path.with_name(f"{path.stem}-full.png")
         page.screenshot(path=picture, timeout=120_000)
         browser.close()
-    Image.open(picture).convert("RGB").quantize(128).save(path, optimize=True)
+    Image.open(picture).convert("RGB").quantize(256).save(path, optimize=True)
     picture.unlink()
 
 

@@ -1,6 +1,7 @@
 """Pages say what is there: links lead somewhere, and commands in them exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,11 @@ def test_commands_of_pages_are_built(page: Path) -> None:
     assert {verb for verb in named if verb not in VERBS} == set()
     if page == ROOT / "README.md":
         assert set(named) >= {"label", "status", "evaluate", "export", "run", "doctor"}
+
+
+def test_every_extra_is_in_the_readme() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    rows = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("| extra | for |")[1].split("\n\n")[0].splitlines()[2:]
+    )
+    assert sorted(name for row in rows for name in re.findall(r"`([a-z0-9]+)`", row.split("|")[1])) == sorted(extras)

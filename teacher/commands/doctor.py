@@ -20,6 +20,7 @@ ENABLES: Final = {
     "synthetic": "synthetic clips, drawn by OpenGL or by rays",
     "demo": "footfall demo: the whole loop and its page",
     "track": "curves of a training run in TensorBoard (tracker=tensorboard)",
+    "onnx": "exported graphs run by onnxruntime, without a student's own code",
     "export": "footfall export --format onnx (pt2 needs no extra)",
     "deepspeed": "training with ZeRO (configs/accelerate/zero2.yaml)",
     "s3": "shards in S3-compatible storage (data.shards=s3://...)",
@@ -32,7 +33,7 @@ ENABLES: Final = {
     "rerun": "footfall view --rerun and footfall convert --to rrd: results in Rerun's viewer",
     "collect": "datasets/web_video: shots, repeats and segments of downloaded videos",
     "docs": "make docs: this documentation as a site",
-    "ray": "labelling on a cluster (planned)",
+    "ray": "footfall label --ray ADDRESS: labelling spread over a cluster",
     "dev": "this repository's tests, lint and types",
 }
 """Extra -> what it is for; a test holds the list to pyproject.toml."""
