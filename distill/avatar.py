@@ -23,7 +23,7 @@ from torch import Tensor
 from distill.body import BodyModel
 from distill.body.model import forward_kinematics
 from distill.body.surface import coarse_edges, even_vertices, nearest_chosen, vertex_areas, vertex_normals
-from distill.errors import FootfallError
+from distill.errors import FootfallError, refuse_damage
 from distill.files import load_arrays, save_arrays
 from distill.geometry.rotations import quat_from_matrix
 from distill.render.gaussians import Gaussians
@@ -261,10 +261,12 @@ def load_avatar(path: Path) -> tuple[Avatar, dict[str, Any]]:
     elif missing := sorted(set(names) - set(arrays)):
         problem = f"no array {missing[0]!r}"
     else:
-        avatar = Avatar(body_model=str(meta["body_model"]), **{name: torch.from_numpy(arrays[name]) for name in names})
-        problem = _problem(avatar)
-        if problem is None:
-            return avatar, dict(meta["about"])
+        with refuse_damage(path, expected=f"an avatar ({AVATAR_FORMAT})", do="make the avatar again"):
+            tensors = {name: torch.from_numpy(arrays[name]) for name in names}
+            avatar = Avatar(body_model=str(meta["body_model"]), **tensors)
+            problem = _problem(avatar)
+            if problem is None:
+                return avatar, dict(meta["about"])
     raise FootfallError(str(path), got=problem, expected=f"an avatar ({AVATAR_FORMAT})", do="make the avatar again")
 
 

@@ -22,6 +22,7 @@ from yaml import YAMLError
 
 from distill.errors import FootfallError
 from distill.files import write_text
+from distill.untrusted import check_plain, check_yaml
 
 Config = TypeVar("Config")
 
@@ -46,17 +47,22 @@ def load_config(schema: type[Config], path: Path | None = None, overrides: Seque
                 raise FootfallError(
                     f"config {path}", got="no such file", expected="a YAML file", do="check the path after --config"
                 )
+            check_yaml(path)
             merged = OmegaConf.merge(merged, OmegaConf.load(path))
         for override in overrides:
             if "=" not in override:
                 raise FootfallError(
                     f"override {override!r}", got="no '='", expected="key=value", do="write e.g. optimise.steps=200"
                 )
+            check_plain(override)
         merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(overrides)))
         built = OmegaConf.to_object(merged)
     except FootfallError:
         raise
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (
+        OmegaConfBaseException, YAMLError, ArithmeticError, AttributeError, LookupError, OSError, RecursionError,
+        TypeError, ValueError,
+    ) as error:  # fmt: skip
         reason = str(error).split("\n")[0]
         raise FootfallError(f"config {source}", got=reason, expected="keys and values as documented", do=do) from error
     assert isinstance(built, schema)

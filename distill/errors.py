@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from types import ModuleType
 
 
@@ -45,3 +47,26 @@ def require(package: str, *, extra: str) -> ModuleType:
             expected=f"the extra [{extra}]",
             do=f"run: pip install 'footfall[{extra}]'",
         ) from error
+
+
+@contextlib.contextmanager
+def refuse_damage(what: object, *, expected: object, do: str) -> Iterator[None]:
+    """Inside, whatever a damaged or foreign file makes its reader raise becomes the one error that users see.
+
+    A file whose fields hold other things than they should makes code that reads it raise a dozen kinds of errors, and
+    no list of checks foresees them all. Not caught: a lack of memory, which is never the file's word alone (sizes are
+    bounded before memory is taken).
+
+    Args:
+        what: the file. expected, do: as `FootfallError`.
+
+    Raises:
+        FootfallError: in place of any other exception.
+    """
+    try:
+        yield
+    except (FootfallError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).split("\n")[0][:200]
+        raise FootfallError(str(what), got=f"{type(error).__name__}: {reason}", expected=expected, do=do) from error

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import FootfallError
+from distill.untrusted import MAX_ARRAY_BYTES, parse_json, read_json_file, read_npz
 
+__all__ = [
+    "MAX_ARRAY_BYTES", "atomic_path", "load_arrays", "read_json", "save_arrays", "sha256_of", "write_json",
+    "write_text",
+]  # fmt: skip
 _META: Final = "meta_json"
-MAX_ARRAY_BYTES: Final = 8 << 30
-"""No file of ours unpacks to more than this; a larger one is refused before memory is taken."""
 
 
 @contextlib.contextmanager
@@ -57,8 +59,8 @@ def read_json(path: Path) -> Any:
         FootfallError: missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return read_json_file(path)
+    except (OSError, ValueError) as error:  # ValueError: no JSON, no UTF-8, too large or too deep
         raise FootfallError(str(path), got=error, expected="a JSON file", do="write it again or restore it") from error
 
 
@@ -82,13 +84,10 @@ def load_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         FootfallError: missing, truncated, of another kind, or larger than `MAX_ARRAY_BYTES` unpacked.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_ARRAY_BYTES:
-            raise ValueError(f"{size} bytes unpacked")
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        meta = json.loads(bytes(arrays.pop(_META, np.frombuffer(b"{}", np.uint8))).decode())
+        arrays = read_npz(path)
+        meta = parse_json(bytes(arrays.pop(_META, np.frombuffer(b"{}", np.uint8))).decode())
+        if not isinstance(meta, dict):
+            raise ValueError(f"meta that is {type(meta).__name__}")
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
         raise FootfallError(
             str(path), got=error, expected="arrays (.npz without pickle)", do="make the file again"

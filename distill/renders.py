@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from distill.avatar import Avatar, load_avatar
@@ -27,6 +27,7 @@ from distill.render import Gaussians, render
 from distill.render.packed import load_packed
 from distill.render.ply import read_gaussians
 from distill.results import Result, load_result
+from distill.untrusted import open_picture
 
 Array = NDArray[Any]
 RENDERS_FORMAT: Final = "footfall-renders/1"
@@ -108,9 +109,9 @@ def read_picture(path: Path) -> Array:
         FootfallError: missing or no picture.
     """
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             return np.asarray(image.convert("RGB"), np.float64) / 255
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise FootfallError(str(path), got=error, expected="a picture", do="render it again") from error
 
 

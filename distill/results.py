@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.errors import FootfallError
+from distill.errors import FootfallError, refuse_damage
 from distill.files import atomic_path, load_arrays, read_json, save_arrays, write_json
 from distill.geometry.conventions import CONTACT_SITES, WORLDS
 from distill.geometry.quaternions import matrix_from_quat, quat_from_matrix
@@ -191,7 +191,7 @@ def load_result(folder: Path) -> Result:
     cam, _ = load_arrays(folder / "cameras.npz")
     mot, mot_meta = load_arrays(folder / "motion.npz")
     points, rgb = read_ply(folder / "scene.ply")
-    try:
+    with refuse_damage(folder, expected=f"the arrays of {RESULT_FORMAT}", do="make the result again"):
         cameras = Cameras(
             K=cam["K"],
             size=(int(cam["size"][0]), int(cam["size"][1])),
@@ -211,16 +211,9 @@ def load_result(folder: Path) -> Result:
             stature=mot["stature"],
             confidence=mot["confidence"],
         )
-    except KeyError as error:
-        raise FootfallError(
-            str(folder), got=f"no array {error}", expected=f"the arrays of {RESULT_FORMAT}", do="make the result again"
-        ) from error
-    del meta["format"]
-    result = Result(cameras=cameras, motion=motion, scene_points=points, scene_rgb=rgb, meta=meta)
-    try:
+        del meta["format"]
+        result = Result(cameras=cameras, motion=motion, scene_points=points, scene_rgb=rgb, meta=meta)
         result.check()
-    except ValueError as error:
-        raise FootfallError(str(folder), got=error, expected=RESULT_FORMAT, do="make the result again") from error
     return result
 
 

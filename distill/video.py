@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from distill.errors import FootfallError
+from distill.untrusted import open_picture
 
 Array = NDArray[Any]
 
@@ -49,10 +49,10 @@ class Decoder:
 
     def _image(self, index: int) -> Array | None:
         try:
-            with Image.open(self._images[index]) as image:
+            with open_picture(self._images[index]) as image:
                 rgb = image.convert("RGB")
                 return np.asarray(rgb.resize(self._size) if self._size else rgb)
-        except (OSError, UnidentifiedImageError):
+        except (OSError, ValueError, SyntaxError, EOFError):  # what Pillow raises for damaged pictures
             return None
 
     def _frame(self, index: int) -> Array | None:

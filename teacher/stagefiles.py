@@ -23,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill.errors import refuse_damage
 from distill.files import atomic_path, load_arrays, save_arrays
+from distill.untrusted import open_picture
 
 Array = NDArray[Any]
 
@@ -43,9 +45,10 @@ class StageFile:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read from the stage's folder; raises `FootfallError` if missing or damaged."""
+        """Read from the stage's folder; raises `FootfallError` if missing, damaged or of another stage."""
         arrays, meta = load_arrays(folder / cls.file)
-        return cls(**arrays, **meta)
+        with refuse_damage(folder / cls.file, expected=f"the fields of {cls.__name__}", do="make the stage again"):
+            return cls(**arrays, **meta)
 
 
 @dataclass(kw_only=True)
@@ -174,6 +177,10 @@ def write_image(path: Path, image: Array) -> None:
 
 
 def read_image(path: Path) -> Array:
-    """uint8 image as written: [H, W, 3] RGB or [H, W]."""
-    with Image.open(path) as image:
+    """uint8 image as written: [H, W, 3] RGB or [H, W].
+
+    Raises:
+        FootfallError: missing, damaged or too large.
+    """
+    with refuse_damage(path, expected="a picture", do="make the stage again"), open_picture(path) as image:
         return np.asarray(image)

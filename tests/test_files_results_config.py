@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill import files
+from distill import files, untrusted
 from distill.config import config_hash, config_to_dict, load_config, save_config
 from distill.errors import FootfallError, is_installed, require
 from distill.geometry.rotations import matrix_from_rotvec
@@ -113,7 +113,7 @@ def test_any_damage_is_the_same_kind_of_error(tmp_path: Path) -> None:
 
 def test_archive_that_would_fill_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.save_arrays(tmp_path / "a.npz", {"x": np.zeros(100_000)})
-    monkeypatch.setattr(files, "MAX_ARRAY_BYTES", 1000)
+    monkeypatch.setattr(untrusted, "MAX_ARRAY_BYTES", 1000)
     with pytest.raises(FootfallError, match="bytes unpacked"):
         files.load_arrays(tmp_path / "a.npz")
 

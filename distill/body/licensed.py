@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from distill.body.model import BodyModel
 from distill.body.reader import body_arrays
 from distill.errors import FootfallError
-from distill.files import MAX_ARRAY_BYTES
 from distill.geometry.conventions import SMPL_JOINTS, SMPL_PARENTS
 from distill.unpickle import harmless_global
+from distill.untrusted import MAX_ARRAY_BYTES, read_npz
 
 Array = NDArray[Any]
 _KEYS: Final = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
@@ -93,8 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".npz":
             # Only the arrays we need: official files also hold pickled names, which stay unread.
-            with np.load(path, allow_pickle=False) as stored:
-                found = {key: stored[key] for key in _KEYS if key in stored.files}
+            found = read_npz(path, _KEYS)
         else:
             with path.open("rb") as stream:
                 content = _ArraysOnly(stream, encoding="latin1").load()

@@ -151,3 +151,20 @@ def plot_calibration(path: Path, errors: Mapping[str, Mapping[str, Array]], *, b
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
     _save(figure, path)
+
+
+def save_bars(path: Path, values: Mapping[str, float], *, label: str, notes: Sequence[str]) -> None:
+    """One horizontal bar for each name, in order from the top, with a note at its end.
+
+    Args:
+        path: PNG to write. values: name -> length. label: of the axis, with its unit. notes: one for each bar.
+    """
+    figure = _figure(6.4, 0.9 + 0.32 * len(values))
+    axes = figure.add_subplot()
+    bars = axes.barh(list(values), list(values.values()), color="#4878a8")
+    axes.bar_label(bars, list(notes), padding=3, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max(values.values()))
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)

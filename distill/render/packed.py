@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distill.errors import FootfallError
+from distill.errors import FootfallError, refuse_damage
 from distill.files import load_arrays, save_arrays
 from distill.render.gaussians import Gaussians
 from distill.render.ply import find_problem
@@ -117,14 +117,10 @@ def load_packed(path: Path) -> tuple[Gaussians, dict[str, Any]]:
         FootfallError: missing, damaged or of another format.
     """
     arrays, meta = load_arrays(path)
-    try:
+    with refuse_damage(path, expected=f"packed Gaussians ({PACKED_FORMAT})", do="make the file again"):
         if meta.get("format") != PACKED_FORMAT:
             raise ValueError(f"format {meta.get('format')!r}")
         return unpack_gaussians(arrays), dict(meta["about"])
-    except ValueError as error:
-        raise FootfallError(
-            str(path), got=error, expected=f"packed Gaussians ({PACKED_FORMAT})", do="make the file again"
-        ) from error
 
 
 def _require_layout(arrays: Mapping[str, Array]) -> None:

@@ -12,7 +12,6 @@ import gzip
 import io
 import lzma
 import pickle
-import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from distill.errors import FootfallError
 from distill.files import MAX_ARRAY_BYTES
 from distill.unpickle import harmless_global
+from distill.untrusted import read_npy, read_npz
 
 _NUMPY_MAGIC: Final = b"\x93NUMPY"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -70,11 +70,7 @@ def load_npz(file: Path, keys: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """
     try:
         data = file.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_ARRAY_BYTES:
-                raise ValueError(f"more than {MAX_ARRAY_BYTES} bytes unpacked")
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            return {key: stored[key] for key in keys if key in stored.files}
+        return read_npz(io.BytesIO(data), keys)
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
         raise FootfallError(
             str(file), got=error, expected="arrays (.npz without pickle)", do="write it again"
@@ -104,7 +100,7 @@ def _load_npy(data: bytes, path: Path) -> Any:
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     _, _, dtype = header(stream)
     if not dtype.hasobject:
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        return read_npy(data)
     content = _Reader(stream, path).load()
     return content.item() if isinstance(content, np.ndarray) and content.shape == () else content
 

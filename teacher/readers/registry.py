@@ -7,11 +7,12 @@ collections. The formats are listed in docs/initialisers.md. Nothing is written 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
 from distill.body import BodyModel, load_body_model
-from distill.errors import FootfallError
+from distill.errors import FootfallError, refuse_damage
 from teacher.initialisers.from_files import files_fingerprint
 from teacher.initialisers.registry import Initialiser, Outcome, Report
 from teacher.readers.attach import make_bodies, match, place
@@ -85,7 +86,8 @@ def reader_initialiser(slot: str, kind: str, path: str) -> Initialiser:
                 f"clip {clip.id}: {slot}.use={kind}:{path}", got=f"no such file {source}", expected="a result file",
                 do="check the path; {clip_id} and {video} in it stand for the clip's and the video's name",
             )  # fmt: skip
-        outcome = run(clip, kind, source, config)
+        with reading(source, kind):
+            outcome = run(clip, kind, source, config)
         outcome.summary["from"] = str(source)
         return outcome
 
@@ -93,6 +95,13 @@ def reader_initialiser(slot: str, kind: str, path: str) -> Initialiser:
         slot=slot, name=f"{kind}:{path}", needs=needs, licence=f"as the results of {kind}", run=run_reader,
         sources=lambda clip: files_fingerprint(source_of(clip)),
     )  # fmt: skip
+
+
+def reading(source: Path, kind: str) -> AbstractContextManager[None]:
+    """Around all that reads a result file: what is not as that program writes it is an error of one line."""
+    return refuse_damage(
+        source, expected=f"a file as {kind} writes it", do="write it again with that program, or leave it out"
+    )
 
 
 def _run_bodies(clip: ClipFolder, kind: str, path: Path, config: Any) -> Outcome:
