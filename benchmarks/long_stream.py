@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from distill.config import load_config
 from distill.errors import require
@@ -33,8 +34,8 @@ EVERY = 50
 """Frames between two looks at memory."""
 WARM = 0.1
 """Share of the frames after which memory must stay where it is."""
-NEAR_PX = 0.5
-"""Somebody found is a true person if the pelvis is nearer than this share of the true box's width."""
+NEAR = 1.0
+"""Somebody found is a true person if the pelvis is nearer than this many widths of the true box."""
 
 
 class BackAndForth:
@@ -76,26 +77,40 @@ def resident_mb() -> float:
 
 
 def identities(result: Result, truth: Result, boxes: Array, place: list[int]) -> dict[str, Any]:
-    """Who each true person was taken for: the commonest id, its share of the frames, and how often it changed."""
-    pelvis = result.motion.cam_from_body[..., :3, 3] @ result.cameras.K.T
+    """Who each true person was taken for: the commonest id, its share of the frames, and how often it changed.
+
+    Found and true people of a frame are matched, the best for all together, by how far apart their pelvises are in the
+    picture, in widths of the true box, and in log depth.
+    """
+    found, true = (r.motion.cam_from_body[..., :3, 3].astype(np.float64) for r in (result, truth))
     scale = truth.cameras.size[0] / result.cameras.size[0]
-    pixels = scale * pelvis[..., :2] / np.maximum(pelvis[..., 2:], 0.1)
+    pixels, wanted = scale * _project(found, result.cameras.K), _project(true, truth.cameras.K)
+    taken_for = np.full((len(place), true.shape[1]), -1)
+    for k, shown in enumerate(place):
+        rows = np.flatnonzero(result.motion.present[k])
+        columns = np.flatnonzero(truth.motion.present[shown])
+        width = np.maximum(boxes[shown, columns, 2] - boxes[shown, columns, 0], 1)
+        away = np.linalg.norm(pixels[k, rows][:, None] - wanted[shown, columns], axis=-1) / width
+        deeper = np.abs(np.log(found[k, rows, 2][:, None] / true[shown, columns, 2]))
+        pairs = linear_sum_assignment(np.minimum(away + deeper, 10.0))
+        for row, column in zip(*pairs, strict=True):
+            if away[row, column] < NEAR:
+                taken_for[k, columns[column]] = result.motion.ids[rows[row]]
     report = {}
     for column, person in enumerate(truth.motion.ids.tolist()):
-        box = boxes[place, column]
-        middle, width = (box[:, :2] + box[:, 2:]) / 2, box[:, 2] - box[:, 0]
-        away = np.linalg.norm(pixels - middle[:, None], axis=-1) / np.maximum(width, 1)[:, None]
-        away[~result.motion.present] = np.inf
-        nearest = away.argmin(1)
-        found = (away.min(1) < NEAR_PX) & (width > 0)
-        taken_for = result.motion.ids[nearest[found]]
-        counts = Counter(taken_for.tolist())
-        most, frames = counts.most_common(1)[0]
+        seen = taken_for[taken_for[:, column] >= 0, column]
+        most = Counter(seen.tolist()).most_common(1) or [(-1, 0)]
         report[str(person)] = {
-            "taken_for": most, "share": round(frames / len(taken_for), 4), "found": round(float(found.mean()), 4),
-            "changes": int((np.diff(taken_for) != 0).sum()),
+            "taken_for": most[0][0], "share": round(most[0][1] / max(len(seen), 1), 4),
+            "found": round(len(seen) / len(place), 4), "changes": int((np.diff(seen) != 0).sum()),
         }  # fmt: skip
     return report
+
+
+def _project(points: Array, K: Array) -> Array:
+    """[..., 3] in the camera -> [..., 2] pixels."""
+    seen = points @ K.T
+    return seen[..., :2] / np.maximum(seen[..., 2:], 0.1)
 
 
 def main() -> None:

@@ -171,7 +171,12 @@ class Stream:
         prepared = self._prepare(image)
         tokens = self._timed("encode", lambda: self.network.encode(prepared))
         return Encoded(
-            index=self._index, timestamp=timestamp, image=image, prepared=prepared, tokens=tokens, broken=broken
+            index=self._index,
+            timestamp=timestamp + self._breaks.shift,
+            image=image,
+            prepared=prepared,
+            tokens=tokens,
+            broken=broken,
         )
 
     @torch.inference_mode()

@@ -29,6 +29,7 @@ from distill.gaussian_views import write_gaussian_results
 from distill.live import PacedSource, Picture, Source, open_source, overlapped
 from distill.live.capture import shown
 from distill.live.shrink import Shrink
+from distill.live.stages import Passing, Points, Stages, place_points, statures
 from distill.models.student import Student
 from distill.on_device import place_student
 from distill.people.tracker import PeopleTracker, TrackerConfig
@@ -38,7 +39,6 @@ from distill.results import save_result
 from distill.spool import Rows
 from distill.stream import TIMES_KEPT, Finder, FrameResult, Network, Stream, StreamConfig
 from teacher.progress import Progress
-from teacher.run_stages import Passing, Points, Stages, place_points, statures
 
 
 @dataclass(kw_only=True)

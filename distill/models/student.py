@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,10 @@ from distill.models.identity_head import IdentityHead
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.trajectory_head import TrajectoryHead
 from distill.models.trunk import HeadConfig, Trunk
+
+if TYPE_CHECKING:  # a stream imports the student
+    from distill.live import Source
+    from distill.stream import FrameResult, StreamConfig
 
 
 @dataclass(kw_only=True)
@@ -96,6 +102,30 @@ class Student(nn.Module):
     def has_points(self) -> bool:
         """Whether the backbone predicts points."""
         return self.backbone.module.has_points
+
+    def stream(
+        self, video: str | Path | Source, config: StreamConfig | None = None, *, settled: bool = False
+    ) -> Generator[FrameResult]:
+        """Results of a video, a camera ("0") or a URL, frame by frame, where the student is (it is put in eval mode).
+
+        Args:
+            video: as for `distill.live.stream_video`, which has more settings.
+            config: None takes the defaults.
+            settled: each frame a few frames later, as improved by those; else as known at once.
+
+        Yields:
+            `distill.stream.FrameResult`: metres, radians, seconds; the world is the first camera.
+
+        Raises:
+            FootfallError: nothing there that can be read.
+        """
+        from distill.body import load_body_model
+        from distill.live.stream_video import stream_video
+        from distill.on_device import OnDevice
+
+        self.eval()
+        network = self if next(self.parameters()).device.type == "cpu" else OnDevice(self)
+        return stream_video(network, video, config, settled=settled, body=load_body_model(self.config.body_model))
 
     def points(self, a: Tokens, b: Tokens) -> tuple[Tensor, Tensor]:
         """The backbone's points [B, H, W, 3] of frames a in their cameras, unscaled, and their confidence [B, H, W].

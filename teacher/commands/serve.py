@@ -15,6 +15,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     import asyncio
     import contextlib
+    import logging
 
     from distill.config import load_config
     from distill.errors import require
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         host = f"[{host}]" if ":" in host else host
         print(f"footfall: serving {args.checkpoint} at http://{host}:{port}; Ctrl-C ends it", flush=True)
 
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # it quotes bad requests, and with them their headers
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(server.run(ready))
     return 0

@@ -1,4 +1,4 @@
-"""What happens to a frame of `footfall run`, stage by stage; each stage has a thread of its own."""
+"""What happens to a frame, stage by stage; each stage has a thread of its own (`pipeline.overlapped`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from distill.body import BodyModel
 from distill.fuser.log import ObservationLog
 from distill.gaussian_stream import GaussianStream
-from distill.live import Picture
 from distill.live.shrink import Shrink
+from distill.live.source import Picture
 from distill.people.tracker import PeopleTracker
 from distill.stream import TIMES_KEPT, Encoded, FrameResult, Predicted, Stream
 
@@ -47,7 +47,15 @@ class Stages:
         self, stream: Stream, shrink: Shrink, tracker: PeopleTracker | None, body: BodyModel, *, scene_every: int,
         gaussians: GaussianStream | None, log: ObservationLog | None,
     ) -> None:  # fmt: skip
-        """`tracker`: None lets the stream find people; `log`: where observations go, for a pass over the whole clip."""
+        """For one stream.
+
+        Args:
+            stream, shrink, body: of the frames and the network.
+            tracker: None lets the stream find people.
+            scene_every: frames between those whose background is wanted; 0: none is.
+            gaussians: beside the stream; None: none.
+            log: where observations go, for a pass over the whole clip; None: nowhere.
+        """
         self.stream, self.tracker, self.body, self.scene_every = stream, tracker, body, scene_every
         self.gaussians, self.log = gaussians, log
         self._shrink = shrink
@@ -90,7 +98,7 @@ class Stages:
             boxes = {p.id: p.pose.box_xyxy for p in self.tracker.step(frame.encoded.image)}
             self.times["people"].append(time.perf_counter() - start)
         frame.predicted = self.stream.predict(frame.encoded, boxes)
-        if frame.encoded.index % self.scene_every == 0:
+        if self.scene_every and frame.encoded.index % self.scene_every == 0:
             start = time.perf_counter()
             frame.background = self.stream.background(frame.encoded.image)
             self.times["background"].append(time.perf_counter() - start)
