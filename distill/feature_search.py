@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import permutations
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,8 @@ MULTIPLES: Final = (8, 14, 16, 32)
 LONGEST_SIDE: Final = 1536
 
 
-def network_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+@lru_cache(maxsize=64)
+def network_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
     """Every (width, height) to which an image of (width, height) may be resized (`Preprocessing.network_size`)."""
     found = set[tuple[int, int]]()
     for multiple in MULTIPLES:
@@ -31,7 +33,7 @@ def network_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
                 for heights in (int(exact[1]), int(exact[1]) + 1):
                     if min(widths, heights) > 0:
                         found.add((widths * multiple, heights * multiple))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def find_entries(cache: Path, samples: Iterable[tuple[tuple[int, int], Sequence[bytes]]]) -> list[Path]:
@@ -46,9 +48,9 @@ def find_entries(cache: Path, samples: Iterable[tuple[tuple[int, int], Sequence[
         stored.setdefault(path.name.removesuffix(SUFFIX), []).append(path)
     found = set[Path]()
     for size, pictures in samples if stored else ():
-        keys = set[str]()
+        sizes, keys = network_sizes(size), set[str]()
         for picture in pictures:
-            keys |= _frame_keys(picture, network_sizes(size)) & stored.keys()
+            keys |= _frame_keys(picture, sizes) & stored.keys()
         pairs = {FeatureCache.pair_key(a, b) for a, b in permutations(keys, 2)} & stored.keys()
         found.update(path for key in keys | pairs for path in stored[key])
     return sorted(found)

@@ -53,8 +53,8 @@ class Plan:
     packed: Withdrawal
     workspaces: list[str]
     """Clips whose folders go."""
-    caches: dict[str, int]
-    """Feature cache -> entries that go."""
+    caches: dict[str, list[Path]]
+    """Feature cache -> its entries that go."""
     runs: list[str]
     """Training runs that read the labels: their students have seen the source."""
     manifest: dict[str, Any]
@@ -77,6 +77,8 @@ def plan_forget(asked: str, place: str, config: ForgetConfig) -> Plan:
     Raises:
         FootfallError: no labels there, or nothing known of such a source.
     """
+    if not asked.strip():
+        raise FootfallError("source", got="an empty word", expected="a source id, a source or a clip", do="name it")
     if "://" in place:
         manifest = read_manifest(place.rstrip("/"))
         videos = find_videos(asked, manifest["clips"])
@@ -110,7 +112,7 @@ def _plan(asked: str, out: Path, labels: Labels | None, config: ForgetConfig) ->
     caches = sorted({*config.caches, *(cache for _, cache in runs if cache)})
     plan = Plan(packed=packed, workspaces=workspaces, caches={}, runs=[run for run, _ in runs], manifest=manifest)
     if labels is not None:
-        plan.caches = {cache: len(_entries(Path(cache), labels, packed)) for cache in caches}
+        plan.caches = {cache: _entries(Path(cache), labels, packed) for cache in caches}
     _check_known(asked, str(out), plan, stones)
     return plan
 
@@ -145,8 +147,8 @@ def _forget(asked: str, out: Path, config: ForgetConfig) -> Plan:
     plan = _plan(asked, out, labels, config)
     add_tombstone(out, plan.packed.stone(set(plan.workspaces)))
     if labels is not None:
-        for cache in plan.caches:
-            for entry in _entries(Path(cache), labels, plan.packed):
+        for entries in plan.caches.values():
+            for entry in entries:
                 entry.unlink(missing_ok=True)
         # Also where nothing of the source is left: it deletes what a killed writer has left beside the labels.
         plan.manifest = withdraw(labels, plan.packed)

@@ -66,7 +66,7 @@ def _indexed_rows(out: Path, manifest: dict[str, Any]) -> dict[str, list[Row]] |
         return None
     rows: dict[str, list[Row]] = {shard["name"]: [] for shard in manifest["shards"]}
     with path.open("rb") as stream:
-        for row in read_index(stream, str(path)):
+        for row in read_index(stream.readline, str(path)):
             rows.setdefault(row.shard, []).append(row)
     return rows
 

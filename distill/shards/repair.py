@@ -48,7 +48,7 @@ def repair(out: Path, make: Make) -> Repair:
         for shard in list(labels.manifest["shards"]):
             _restore(labels, shard, make, result)
         _adopt(labels, stones, make, result)
-        left = [path.name for path in find_strays(out, labels.manifest)]
+        left = [path.relative_to(out).as_posix() for path in find_strays(out, labels.manifest)]
         keys, parts = set[str](), dict[tuple[str, float, float], str]()
 
         def keep(row: Row) -> bool:
@@ -70,7 +70,7 @@ def repair(out: Path, make: Make) -> Repair:
         for path, digest in zip((index, out / MANIFEST_NAME), before, strict=True):
             if digest != sha256_of(path):
                 result.done.append(f"{path.name}: written again")
-        result.done += [f"shards/{name}: removed, the manifest does not name it" for name in left]
+        result.done += [f"{name}: removed, the manifest does not name it" for name in left]
     return result
 
 
@@ -147,7 +147,7 @@ def _adopt(labels: Labels, stones: Tombstones, make: Make, result: Repair) -> No
     replaced = set(replaced_shards(labels).values())
     facts = labels.manifest["clips"]
     for path in find_strays(labels.out, labels.manifest):
-        if path.name.startswith(".") or sha256_of(path) in replaced:
+        if path.suffix != ".tar" or path.name.startswith(".") or sha256_of(path) in replaced:
             continue
         found = rows_of_shard(path)
         new = [row for row, _ in found if row.key not in known and row.clip not in facts]

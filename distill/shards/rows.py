@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,14 +136,14 @@ def write_index(path: Path, rows: Iterable[Row]) -> dict[str, Any]:
     return {"name": path.name, "rows": count, "bytes": size, "sha256": digest.hexdigest()}
 
 
-def read_index(stream: BinaryIO, where: str) -> Iterator[Row]:
-    """Rows of an index, checked one by one.
+def read_index(readline: Callable[[int], bytes], where: str) -> Iterator[Row]:
+    """Rows of an index, checked one by one; `readline` gives the next line, of at most so many bytes.
 
     Raises:
         FootfallError: a line that is no row.
     """
     number = 0
-    while line := stream.readline(MAX_LINE_BYTES):
+    while line := readline(MAX_LINE_BYTES):
         number += 1
         try:
             yield _row(json.loads(line))

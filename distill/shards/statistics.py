@@ -130,7 +130,7 @@ def write_statistics(out: Path, manifest: Mapping[str, Any]) -> Path:
         manifest: its content.
     """
     with (out / "shards" / INDEX_NAME).open("rb") as stream:
-        statistics = make_statistics(manifest, read_index(stream, INDEX_NAME))
+        statistics = make_statistics(manifest, read_index(stream.readline, INDEX_NAME))
     shutil.rmtree(out / PICTURES_NAME, ignore_errors=True)  # nobody stays in a picture who is gone from the labels
     page = Page(f"Labels: {out.resolve().name}")
     totals = manifest["totals"]

@@ -113,7 +113,9 @@ def verify(spec: str, config: VerifyConfig | None = None) -> Report:
     findings += _gaussians(opener, manifest)
     if local is not None:
         findings += [
-            Finding(where=f"shards/{path.name}", what="not in the manifest: left by a process that was stopped")
+            Finding(
+                where=path.relative_to(local).as_posix(), what="not in the manifest: left by a process that was stopped"
+            )
             for path in find_strays(local, manifest)
         ]
     return Report(
@@ -153,7 +155,7 @@ def _index(opener: Open, manifest: Mapping[str, Any]) -> tuple[dict[str, list[Ro
     try:
         with opener(where) as stream:
             hashed = _Hashed(stream)
-            for row in read_index(hashed, where):  # type: ignore[arg-type]  # it only reads lines
+            for row in read_index(hashed.readline, where):
                 rows.setdefault(row.shard, []).append(row)
     except (OSError, FootfallError) as error:
         return {}, [Finding(where=where, what=_reason(error))]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from distill.files import atomic_path, write_json
 from distill.shards.labels import Labels, whole_pieces
@@ -27,6 +27,9 @@ Facts = dict[str, dict[str, Any]]
 """Clip -> what the manifest says of it."""
 Packed = tuple[Sample, dict[str, bytes]]
 """A sample and its tar members."""
+
+_WRITTEN: Final = ("manifest", "forgotten", "statistics")
+"""Stems of files beside `shards/` whose unfinished parts are found here too."""
 
 
 def write_shards(
@@ -115,10 +118,11 @@ def replaced_shards(labels: Labels | None) -> dict[str, str]:
 
 
 def find_strays(out: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """Files in `out/shards` that are no part of the labels: parts of killed writers, shards that were replaced."""
+    """Files that are no part of the labels: parts of killed writers, and shards that were replaced."""
     named = {shard["name"] for shard in manifest["shards"]} | {INDEX_NAME}
     files = (path for path in (out / "shards").glob("*") if path.is_file() and path.name not in named)
-    return sorted(path for path in files if path.suffix == ".tar" or path.name.startswith("."))
+    parts = (path for name in _WRITTEN for path in out.glob(f".{name}-*") if path.is_file())
+    return sorted([path for path in files if path.suffix == ".tar" or path.name.startswith(".")] + list(parts))
 
 
 def provenance_of(manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,6 @@ def _print(asked: str, plan: Plan) -> None:
     gaussians = sorted(set(plan.manifest.get("gaussians") or {}) & set(plan.packed.clips))
     console.print(f"Gaussians: {', '.join(gaussians) or 'none'}", highlight=False)
     for cache, entries in plan.caches.items():
-        console.print(f"feature cache {cache}: {entries} entries", highlight=False)
+        console.print(f"feature cache {cache}: {len(entries)} entries", highlight=False)
     for name in plan.runs:
         console.print(f"training run {name} read these labels: its student has seen them", highlight=False)
