@@ -8,6 +8,8 @@ import importlib.util
 from collections.abc import Iterator
 from types import ModuleType
 
+from distill.secrets import scrub
+
 
 class FootfallError(ValueError):
     """A mistake that the user can mend. The command line prints it as one line and exits with 2.
@@ -22,7 +24,7 @@ class FootfallError(ValueError):
     def __init__(self, what: str, *, got: object, expected: object, do: str) -> None:
         self.what, self.got, self.expected, self.do = what, got, expected, do
         text = f"{what}: got {got}; expected {expected}; {do}"
-        super().__init__(" ".join(text.split()))
+        super().__init__(scrub(" ".join(text.split())))
 
 
 def is_installed(package: str) -> bool:

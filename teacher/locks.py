@@ -47,7 +47,7 @@ def read_owner(folder: Path) -> Owner | None:
     """The owner file of a folder as its last owner left it; None if there is none or it cannot be read."""
     try:
         return Owner(**json.loads((folder / "lock.owner.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from distill.errors import FootfallError
+from distill.secrets import scrub
 from distill.video import IMAGE_SUFFIXES
 from teacher.workspace import CAMERA_HINTS, ClipSource
 
@@ -88,8 +89,8 @@ def clip_of(path: Path, *, where: str, row: dict[str, Any]) -> ClipSource:
         path=str(path.resolve()),
         sha256=_sha256(where, row.get("sha256")),
         licence=row.get("licence") or "unknown",
-        source=row.get("source") or row.get("url") or "local",
-        source_id=row.get("source_id") or row.get("url") or "",
+        source=scrub(row.get("source") or row.get("url") or "local"),
+        source_id=scrub(row.get("source_id") or row.get("url") or ""),
         consent=row.get("consent") or "",
         start_s=start,
         end_s=end,

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from distill.config import config_hash
 from distill.errors import FootfallError
+from distill.secrets import scrub
 from teacher import pictures, video
 from teacher.config import LabelConfig
 from teacher.hints import with_hints
@@ -135,7 +136,7 @@ def _run_stage(clip: ClipFolder, stage: Stage, config: Any, context: str, report
             raise  # the disk's fault is no property of the clip: nothing is recorded
         ours = not isinstance(error, FootfallError)
         record.status = "failed"
-        record.reason = f"internal error: {type(error).__name__}: {error}" if ours else str(error)
+        record.reason = scrub(f"internal error: {type(error).__name__}: {error}") if ours else str(error)
         if ours:
             _finish(clip, record, start)
             raise

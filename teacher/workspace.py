@@ -27,6 +27,7 @@ from typing import Any, Final, Literal
 from distill.errors import FootfallError
 from distill.files import read_json, sha256_of, write_json
 from distill.provenance import code_commit
+from distill.secrets import scrub
 from teacher import locks
 
 CAMERA_HINTS: Final = ("auto", "static", "moving", "known")
@@ -215,7 +216,7 @@ class ClipFolder:
     def log(self, text: str) -> None:
         """Append to the clip's log, if the disk still takes it."""
         with contextlib.suppress(OSError), (self.root / "log.txt").open("a", encoding="utf-8") as handle:
-            handle.write(text.rstrip() + "\n")
+            handle.write(scrub(text.rstrip()) + "\n")
 
     def _sweep(self) -> None:
         """Remove temporary files of a writer that was killed (those of stages go with the stage's folder)."""

@@ -23,6 +23,7 @@ from distill.errors import FootfallError
 
 FUZZ: Final = int(os.environ.get("FOOTFALL_FUZZ", "25"))
 """Inputs for each reader; `FOOTFALL_FUZZ=1000` is the full run (docs/security.md)."""
+HEALTH: Final = list(HealthCheck)
 HEADROOM: Final = 1 << 30
 """Bytes of address space that reading one small file may add."""
 CANARY: Final = Path(os.environ.get("TMPDIR", "/tmp")) / f"footfall-canary-{os.getpid()}"
@@ -178,6 +179,8 @@ class Case:
     """Which files of a folder are changed."""
     codecs: tuple[str, ...] = ()
     """Endings of files that are also changed in what they say (`CODECS`)."""
+    refuses: bool = True
+    """Whether damage is an error; else the reader answers as if there were no file."""
 
 
 def attack(case: Case, folder: Path, seed: int, valid: dict[Path, bytes]) -> bool:
@@ -233,7 +236,7 @@ def fuzz(case: Case, folder: Path) -> None:
         refused.append(attack(case, target, seed, valid))
 
     run()
-    assert any(refused), "nothing was damaged"
+    assert any(refused) == case.refuses, "nothing was damaged"
     assert not CANARY.exists(), "a program in a file was run"
 
 

@@ -118,7 +118,8 @@ def read_scales(path: Path) -> UncertaintyScales:
         FootfallError: no such file, or not one scale above 0 for every term.
     """
     record = read_json(path)
-    scales = record.get("scales", {})
+    scales = record.get("scales") if isinstance(record, dict) else None
+    scales = scales if isinstance(scales, dict) else {}
     names = {field.name for field in fields(UncertaintyScales)}
     numbers = [value for values in scales.values() for value in (values if isinstance(values, list) else [values])]
     if set(scales) != names or not all(isinstance(value, float | int) and value > 0 for value in numbers):

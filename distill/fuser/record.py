@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.errors import refuse_damage
 from distill.files import load_arrays, save_arrays
 from distill.fuser.observation import FrameObservation, Motions, PersonObservation
 from distill.fuser.so3 import Array
@@ -67,6 +68,11 @@ def load_observations(path: Path) -> tuple[list[FrameObservation], Joints]:
         FootfallError: not such a file.
     """
     a, _ = load_arrays(path)
+    with refuse_damage(path, expected="observations of a stream", do="record them again"):
+        return _observations(a)
+
+
+def _observations(a: dict[str, Any]) -> tuple[list[FrameObservation], Joints]:
     observations = []
     joints: Joints = []
     for k, time in enumerate(a["timestamps"]):

@@ -79,7 +79,7 @@ def read_bvh(path: Path) -> Bvh:
         step = float(next(line for line in lines if "Frame Time" in line).split(":")[1])
         values = np.array([line.split() for line in rows], np.float64)
         return _from_channels(names, parents, offsets, channels, values, 1 / step)
-    except (OSError, UnicodeDecodeError, ValueError, IndexError, StopIteration, ZeroDivisionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, ArithmeticError, RecursionError) as error:
         raise FootfallError(str(path), got=error, expected="a BVH file", do="check the path and the file") from error
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill.config import config_from_dict
 from distill.errors import FootfallError
+from distill.secrets import scrub
 from teacher.execution.tasks import Ended, Progress, Task
 from teacher.storage import is_storage_error, storage_fault
 from teacher.workspace import ClipFolder, ClipSource
@@ -67,7 +68,8 @@ def _judge(task: Task, clip: ClipFolder, error: Exception) -> Ended:
     clip.log(traceback.format_exc())
     if isinstance(error, OSError):
         return Ended(task=task, kind="fault", reason=f"{type(error).__name__}: {error}")
+    text = scrub(" ".join(str(error).split()))
     return Ended(
         task=task, kind="fault",
-        reason=f"internal error: {type(error).__name__}: {' '.join(str(error).split())} (see {clip.root / 'log.txt'})",
+        reason=f"internal error: {type(error).__name__}: {text} (see {clip.root / 'log.txt'})",
     )  # fmt: skip
