@@ -71,8 +71,10 @@ def make_plan(out: Path, labels: Labels | None, chunk_frames: int) -> Plan:
 
 
 def decision_of(clip: ClipFolder) -> str:
-    """What quality decided; "" of a clip that is not solved."""
+    """What quality decided; "" of a clip that is not solved, or whose label is stale: an early stage was made again
+    and a later one was not, or not yet."""
     done = all(clip.is_done(stage) for stage in ("frames", "people", "joint", "quality"))
+    done = done and clip.is_current("quality") and (not clip.is_done("gaussians") or clip.is_current("gaussians"))
     return str(read_json(clip.stage_dir("quality") / "quality.json")["decision"]) if done else ""
 
 

@@ -24,7 +24,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips and manifest.jsonl")
-    parser.add_argument("--set", default="demo", dest="name", help="footsteps-v1, demo, debug or train:N")
+    parser.add_argument("--set", default="demo", dest="name", help="footsteps-v1, demo, debug, tiny:N or train:N")
     parser.add_argument("--set-seed", type=int, default=0, help="another set of the same kind")
     parser.add_argument("--backend", choices=("auto", "gl", "rays"), default="auto", help="renderer")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields to change in every clip")

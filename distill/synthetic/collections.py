@@ -22,7 +22,8 @@ def collection(name: str, seed: int = 0) -> list[ClipSpec]:
 
     Args:
         name: "footsteps-v1" (the teacher's benchmark), "demo" (five short clips and two held-out ones, mostly with a
-            moving camera), "debug" (one tiny clip), or "train:N" for N varied clips, every eighth of them held out.
+            moving camera), "debug" (one tiny clip), "tiny:N" for N different clips of the least that the teacher takes
+            (eight small frames, a fixed camera), or "train:N" for N varied clips, every eighth of them held out.
         seed: makes another set of the same kind.
 
     Raises:
@@ -34,15 +35,23 @@ def collection(name: str, seed: int = 0) -> list[ClipSpec]:
         return _demo(seed)
     if name == "debug":
         return [ClipSpec(id="debug", seed=seed, frames=12, fps=15.0, size=[160, 96], objects=3, supersample=1)]
-    count = name.removeprefix("train:")
-    if count != name and count.isdigit() and int(count) > 0:
-        return [varied_clip(index, seed) for index in range(int(count))]
+    kind, _, count = name.partition(":")
+    if kind in ("tiny", "train") and count.isdigit() and int(count) > 0:
+        make = varied_clip if kind == "train" else _tiny
+        return [make(index, seed) for index in range(int(count))]
     raise FootfallError(
         f"set {name!r}",
         got="no such set",
-        expected="footsteps-v1, demo, debug or train:N",
+        expected="footsteps-v1, demo, debug, tiny:N or train:N",
         do="name one of them, e.g. train:64",
     )
+
+
+def _tiny(index: int, seed: int) -> ClipSpec:
+    return ClipSpec(
+        id=f"tiny-{index:03d}", seed=1000 * seed + index, frames=8, fps=15.0, size=[160, 120], camera="static",
+        supersample=1, objects=2,
+    )  # fmt: skip
 
 
 def _demo(seed: int) -> list[ClipSpec]:

@@ -86,7 +86,7 @@ class Schedule:
         return self.done
 
     def _fill(self, sources: Iterator[Task], exhausted: bool) -> bool:
-        """Submit what there is room for, opening sources only when nothing else is ready; whether they are at an end."""
+        """Submit what there is room for, opening sources only when nothing else is ready; True at their end."""
         now = time.monotonic()
         for due, task in [entry for entry in self.later if entry[0] <= now]:
             self.later.remove((due, task))

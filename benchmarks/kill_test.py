@@ -1,0 +1,231 @@
+"""A run that is killed again and again ends with the shards of one that was not.
+
+    python benchmarks/kill_test.py OUT [clips=40 kills=100 workers=1 seed=0]
+
+Draws small clips, labels them once undisturbed, then again while processes of the run are killed (SIGKILL) at random
+times: the driver, its worker, or the worker's forked child that works on a clip. Whenever the driver was the victim,
+the same command starts again. Then it compares: every shard byte for byte, the clips and samples of both manifests, and
+nothing left over. The clips are as small as the pipeline takes; every stage is the real one.
+
+The time until the next kill is uniform between 0 and twice what a clip takes (measured in the undisturbed run), and
+after a driver or worker was killed twice what its start takes longer; otherwise starting would be all that happens.
+
+The driver is `footfall label` in a process that is forked from this one, which has loaded its libraries already: each
+restart of the driver would otherwise cost ten seconds of loading. Workers start as they always do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from distill.config import load_config
+from distill.files import read_json, sha256_of, write_json
+from distill.provenance import code_commit, hardware
+from distill.synthetic import collection, write_collection
+from teacher.cli import main as footfall
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+DRIVER: Final = "driver"
+WORKER: Final = "worker"
+CHILD: Final = "child at work"
+WEIGHTS: Final = {DRIVER: 1, WORKER: 1, CHILD: 2}
+"""How likely each is the next victim, while it exists."""
+
+
+@dataclass(kw_only=True)
+class KillTest:
+    """The experiment."""
+
+    clips: int = 40
+    """Clips of the collection."""
+    kills: int = 100
+    """Processes killed; a run that ends before so many were is a failure of the test."""
+    workers: int = 1
+    """Workers of the run."""
+    seed: int = 0
+    """Of the times and the victims."""
+    settings: list[str] = field(default_factory=lambda: ["pictures.frames=1"])
+    """Settings of both runs."""
+
+    def __post_init__(self) -> None:
+        if min(self.clips, self.workers) < 1 or self.kills < 0:
+            raise ValueError("clips >= 1, workers >= 1 and kills >= 0 are expected")
+
+
+def start_driver(arguments: Sequence[str], log: Path) -> int:
+    """`footfall` with these arguments in a forked process; returns its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    os.setpgid(0, 0)
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    code = 1
+    try:
+        code = footfall(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def processes_of(driver: int) -> dict[int, str]:
+    """Every process of a run that may be killed, and what it is."""
+    found = {driver: DRIVER}
+    try:
+        for worker in psutil.Process(driver).children():
+            if "teacher.execution.worker" in " ".join(worker.cmdline()):
+                found[worker.pid] = WORKER
+                found |= {child.pid: CHILD for child in worker.children()}
+    except psutil.Error:
+        pass  # it ended just now
+    return found
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """How long things take undisturbed, seconds."""
+
+    start: float
+    """From the start of the driver to the first clip."""
+    clip: float
+
+    def next_kill(self, last: str, chance: random.Random) -> float:
+        """Seconds until the next kill, given what was killed last."""
+        return chance.uniform(0, 2 * (self.clip + (0 if last == CHILD else self.start)))
+
+
+class Killer:
+    """Kills processes of runs, and counts."""
+
+    def __init__(self, test: KillTest, pace: Pace) -> None:
+        self.chance, self.left, self.pace = random.Random(test.seed), test.kills, pace
+        self.killed: Counter[str] = Counter()
+        self._due = time.monotonic() + pace.next_kill(DRIVER, self.chance)
+
+    def look(self, driver: int) -> None:
+        """Kill something if it is time."""
+        if not self.left or time.monotonic() < self._due:
+            return
+        victims = processes_of(driver)
+        kinds = sorted(set(victims.values()))
+        kind = self.chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
+        victim = self.chance.choice(sorted(pid for pid, what in victims.items() if what == kind))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+            self.killed[kind] += 1
+            self.left -= 1
+        self._due = time.monotonic() + self.pace.next_kill(kind, self.chance)
+
+
+def run_disturbed(arguments: Sequence[str], killer: Killer, log: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Label while processes are killed, starting again whenever the driver was; returns counts."""
+    starts = 0
+    while True:
+        driver = start_driver(arguments, log)
+        starts += 1
+        while not (ended := os.waitpid(driver, os.WNOHANG))[0]:
+            killer.look(driver)
+            time.sleep(0.05)
+        code = os.waitstatus_to_exitcode(ended[1])
+        if code != -signal.SIGKILL:
+            return {"killed": dict(killer.killed), "driver_starts": starts, "exit_code": code}
+        say(f"{sum(killer.killed.values())} killed so far: {dict(killer.killed)}")
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """What a run made: every shard's hash, every clip's row; hashed together."""
+    manifest = read_json(out / "manifest.json")
+    shards = {path.name: sha256_of(path) for path in sorted((out / "shards").iterdir())}
+    rows = manifest["clips"]
+    text = json.dumps([shards, rows], sort_keys=True)
+    return {
+        "shards": shards, "clips": sorted(rows), "samples": manifest["totals"]["samples"],
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }  # fmt: skip
+
+
+def compare(calm: dict[str, Any], disturbed: dict[str, Any]) -> dict[str, Any]:
+    """Differences of two runs; all empty or true if none was lost, doubled or changed."""
+    return {
+        "lost": sorted(set(calm["clips"]) - set(disturbed["clips"])),
+        "added": sorted(set(disturbed["clips"]) - set(calm["clips"])),
+        "duplicated": disturbed["samples"] - calm["samples"],
+        "shards_byte_identical": calm["shards"] == disturbed["shards"],
+        "identical": calm["sha256"] == disturbed["sha256"],
+    }
+
+
+def leftovers(out: Path) -> list[str]:
+    """Temporary files and locks' owners that nobody holds any more, anywhere below a finished run."""
+    return sorted(
+        str(p.relative_to(out)) for p in out.rglob("*") if p.name.startswith(".") or p.name == "lock.owner.json"
+    )
+
+
+def run_calm(arguments: Sequence[str], first: Path, log: Path) -> tuple[int, Pace, float]:
+    """Label undisturbed: exit code, pace (its `clip` is that of all clips), seconds. `first` appears with a clip."""
+    began = time.monotonic()
+    driver, seen = start_driver(arguments, log), 0.0
+    while not (ended := os.waitpid(driver, os.WNOHANG))[0]:
+        if not seen and first.exists():
+            seen = time.monotonic() - began
+        time.sleep(0.05)
+    took = time.monotonic() - began
+    return os.waitstatus_to_exitcode(ended[1]), Pace(start=seen, clip=took - seen), took
+
+
+def run_test(out: Path, test: KillTest, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """The whole experiment below `out`; returns the row of numbers."""
+    commit = code_commit()
+    manifest = write_collection(out / "clips", collection(f"tiny:{test.clips}"))
+    settings = [f"workers={test.workers}", f"limits.tries={test.kills + 3}", *test.settings]  # no clip is to blame
+    calm, disturbed, log = out / "calm", out / "disturbed", out / "log.txt"
+    code, pace, calm_s = run_calm(["label", str(manifest), "--out", str(calm), *settings], calm / "clips", log)
+    pace.clip *= test.workers / test.clips
+    say(f"undisturbed: exit code {code}, {calm_s:.0f} s; start {pace.start:.1f} s, clip {pace.clip:.1f} s")
+    began = time.monotonic()
+    counts = run_disturbed(["label", str(manifest), "--out", str(disturbed), *settings], Killer(test, pace), log, say)
+    found = contents(disturbed)
+    return {
+        "format": "footfall-bench/1", "name": "kill", "commit": commit, "commit_at_end": code_commit(),
+        "hardware": hardware(), "config": asdict(test), "undisturbed_exit_code": code, **counts,
+        "kills": sum(counts["killed"].values()), "clips": len(list((disturbed / "clips").iterdir())),
+        "packed_clips": len(found["clips"]), "samples": found["samples"], **compare(contents(calm), found),
+        "leftovers": leftovers(disturbed), "undisturbed_s": round(calm_s, 1),
+        "disturbed_s": round(time.monotonic() - began, 1), "content_sha256": found["sha256"],
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Run it, write `benchmarks/results/kill_test.json`; 1 if anything was lost, doubled or changed."""
+    if len(sys.argv) < 2:
+        print(__doc__)
+        return 2
+    out, test = Path(sys.argv[1]), load_config(KillTest, None, sys.argv[2:])
+    shutil.rmtree(out, ignore_errors=True)
+    row = run_test(out, test, lambda text: print(text, flush=True))
+    write_json(ROOT / "benchmarks" / "results" / "kill_test.json", row)
+    print(json.dumps(row, indent=1))
+    good = row["identical"] and not row["lost"] and not row["duplicated"] and row["kills"] == test.kills
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Clips per hour with 1 to N workers, and a Ray cluster of two nodes that loses one.
+
+    python benchmarks/workers.py OUT [clips=6 workers=[1,2] ray=true]
+
+The clips are those of `kill_test.py`: small, and every stage real. Efficiency is clips per hour with n workers over n
+times those with one; the time is from the start of the first clip to the end of the last, and `start_s` says how long
+loading took before. The two Ray nodes are two `ray start` processes of this machine, the second joining by the
+first one's address; one of them is killed (SIGKILL, with all it runs) as soon as `lost_after` clips are done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from distill.config import load_config
+from distill.errors import FootfallError
+from distill.files import sha256_of, write_json
+from distill.provenance import code_commit, hardware
+from distill.synthetic import collection, write_collection
+from teacher.execution.tries import read_tries
+from teacher.pipeline import label
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+STORE_BYTES: Final = 100_000_000
+"""Ray's object store: what passes through it is a few kilobytes of JSON."""
+
+
+@dataclass(kw_only=True)
+class WorkersBench:
+    """The measurement."""
+
+    clips: int = 6
+    """Clips of the collection."""
+    workers: list[int] = field(default_factory=lambda: [1, 2])
+    """Numbers of workers; the first is what efficiency refers to."""
+    ray: bool = True
+    """Whether to run the two nodes, too."""
+    lost_after: int = 1
+    """Clips done when the second node is killed."""
+    settings: list[str] = field(default_factory=lambda: ["pictures.frames=1"])
+    """Settings of every run."""
+
+
+def shards_of(out: Path) -> dict[str, str]:
+    """Every shard's hash."""
+    return {path.name: sha256_of(path) for path in sorted((out / "shards").iterdir())}
+
+
+def done_clips(out: Path) -> int:
+    """Clips of a run that have their last stage."""
+    return len(list((out / "clips").glob("*/pictures/record.json")))
+
+
+def measure(manifest: Path, out: Path, workers: int, settings: list[str]) -> dict[str, Any]:
+    """Label with so many workers; the row of numbers."""
+    start = time.time()
+    report = label([manifest], out, overrides=[f"workers={workers}", *settings])
+    first = min(path.stat().st_mtime for path in (out / "clips").glob("*/clip.json"))
+    last = max(path.stat().st_mtime for path in (out / "clips").glob("*/pictures/record.json"))
+    count = len(report.clips)
+    return {
+        "workers": workers, "clips": count, "failed": report.failed, "start_s": round(first - start, 1),
+        "seconds": round(last - first, 1), "clips_per_hour": round(3600 * count / (last - first), 1),
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def ray_nodes(cores: int = 1) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start a head and a second node; yields the head's address and the second node's process."""
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    head = start_node("--head", f"--port={port}", "--include-dashboard=false", cores=cores)
+    second = None
+    try:
+        wait_for_port(port)
+        second = start_node(f"--address={address}", cores=cores)
+        yield address, second
+    finally:
+        for node in (second, head):
+            if node is not None:
+                kill_node(node)
+
+
+def start_node(*words: str, cores: int) -> subprocess.Popen[bytes]:
+    """`ray start --block` in a process of its own."""
+    command = [str(Path(sys.executable).with_name("ray")), "start", *words, "--block", f"--num-cpus={cores}"]
+    command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill_node(node: subprocess.Popen[bytes]) -> int:
+    """Kill a node with everything that it runs; returns how many processes that were."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = psutil.Process(node.pid)
+        doomed = [family, *family.children(recursive=True)]
+        for process in doomed:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                os.kill(process.pid, signal.SIGKILL)
+        node.wait()
+        return len(doomed)
+    return 0
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for_port(port: int, seconds: float = 600.0) -> None:
+    """Wait until somebody listens."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        if time.monotonic() > deadline:
+            raise FootfallError("ray start", got="no answer", expected=f"port {port}", do="run it by hand and look")
+        time.sleep(0.5)
+
+
+def lose_a_node(manifest: Path, out: Path, bench: WorkersBench) -> dict[str, Any]:
+    """Label on two nodes and kill the second once `lost_after` clips are done; the row of numbers."""
+    import ray
+
+    with ray_nodes() as (address, second):
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        while len(alive := [node for node in ray.nodes() if node["Alive"]]) < 2:
+            time.sleep(0.5)
+        ray.shutdown()
+        killed: dict[str, int] = {}
+
+        def strike() -> None:
+            while done_clips(out) < bench.lost_after:
+                time.sleep(0.1)
+            killed["done"] = done_clips(out)
+            killed["processes"] = kill_node(second)
+
+        striker = threading.Thread(target=strike, daemon=True)
+        striker.start()
+        start = time.monotonic()
+        report = label([manifest], out, overrides=bench.settings, ray=address)
+        took = time.monotonic() - start
+    tries = {clip: [lost["reason"] for lost in read_tries(out / "clips" / clip).lost] for clip in report.clips}
+    return {
+        "nodes_at_start": len(alive), "clips": len(report.clips), "failed": report.failed,
+        "clips_done_when_killed": killed["done"], "processes_killed": killed["processes"],
+        "lost_tries": {clip: reasons for clip, reasons in tries.items() if reasons},
+        "packed_clips": report.manifest["totals"]["clips"], "seconds": round(took, 1),
+    }  # fmt: skip
+
+
+def run_bench(out: Path, bench: WorkersBench) -> dict[str, Any]:
+    """All runs below `out`; the row of numbers."""
+    manifest = write_collection(out / "clips", collection(f"tiny:{bench.clips}"))
+    rows = [measure(manifest, out / f"workers-{n}", n, bench.settings) for n in bench.workers]
+    for row in rows:
+        ideal = rows[0]["clips_per_hour"] * row["workers"] / rows[0]["workers"]
+        row["efficiency"] = round(row["clips_per_hour"] / ideal, 3)
+    reference = shards_of(out / f"workers-{bench.workers[0]}")
+    result = {
+        "format": "footfall-bench/1", "name": "workers", "commit": code_commit(), "hardware": hardware(),
+        "config": asdict(bench), "load_average": os.getloadavg()[2], "rows": rows,
+        "same_shards": all(shards_of(out / f"workers-{n}") == reference for n in bench.workers),
+    }  # fmt: skip
+    if bench.ray:
+        result["ray"] = lose_a_node(manifest, out / "ray", bench)
+        result["ray"]["same_shards"] = shards_of(out / "ray") == reference
+    return result
+
+
+def main() -> int:
+    """Measure, write `benchmarks/results/workers.json`; 1 if a clip is missing or a shard differs."""
+    if len(sys.argv) < 2:
+        print(__doc__)
+        return 2
+    row = run_bench(Path(sys.argv[1]), load_config(WorkersBench, None, sys.argv[2:]))
+    write_json(ROOT / "benchmarks" / "results" / "workers.json", row)
+    print(json.dumps(row, indent=1))
+    whole = row["same_shards"] and row.get("ray", {}).get("same_shards", True)
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
