@@ -30,11 +30,12 @@ Array = NDArray[Any]
 _FEET: Final = [SMPL_JOINTS.index(name) for name in ("left_ankle", "right_ankle", "left_foot", "right_foot")]
 _FRAME: Final = np.dtype([
     ("timestamp", "f8"), ("world_from_cam", "f8", (4, 4)), ("log_scale", "f8"), ("log_scale_sigma", "f8"),
-    ("static_prob", "f8"),
+    ("static_prob", "f8"), ("sigma_m", "f4"),
 ])  # fmt: skip
 _PERSON: Final = np.dtype([
     ("frame", "i8"), ("id", "i8"), ("cam_from_body", "f4", (4, 4)), ("body_rot", "f4", (23, 3, 3)),
     ("joints_cam", "f4", (24, 3)), ("contact_prob", "f4", (len(CONTACT_SITES),)), ("confidence", "f4"),
+    ("sigma_m", "f4"),
 ])  # fmt: skip
 
 
@@ -74,13 +75,14 @@ class Recorder:
         self._frames.add({
             "timestamp": frame.timestamp, "world_from_cam": np.asarray(frame.world_from_cam),
             "log_scale": frame.log_scale, "log_scale_sigma": frame.log_scale_sigma, "static_prob": frame.static_prob,
+            "sigma_m": float(frame.camera_sigma[1]),
         })  # fmt: skip
         for person in frame.people:
             self._people.add({
                 "frame": index, "id": person.id, "cam_from_body": np.asarray(person.cam_from_body),
                 "body_rot": np.asarray(person.body_rot), "joints_cam": np.asarray(person.joints_cam),
                 "contact_prob": np.asarray(person.contact_prob),
-                "confidence": 1.0 / (1.0 + (person.depth_sigma / 0.1) ** 2),
+                "confidence": 1.0 / (1.0 + (person.depth_sigma / 0.1) ** 2), "sigma_m": float(person.root_sigma[1]),
             })  # fmt: skip
             self._betas[person.id] = np.asarray(person.betas).copy()
             self._stature[person.id] = statures[person.id]
@@ -130,7 +132,7 @@ class Recorder:
         result = Result(
             cameras=Cameras(
                 K=self.K, size=self.size, timestamps=frames["timestamp"].copy(), world_from_cam=path,
-                valid=np.ones(len(frames), bool),
+                valid=np.ones(len(frames), bool), sigma_m=frames["sigma_m"].copy(),
             ),
             motion=motion, scene_points=points, scene_rgb=rgb, meta={"world": "first_camera"},
         )  # fmt: skip
@@ -152,12 +154,13 @@ class Recorder:
             contact_prob=np.zeros((frames, count, len(CONTACT_SITES)), np.float32),
             stature=np.array([self._stature[int(k)] for k in ids], np.float32),
             confidence=np.zeros((frames, count), np.float32),
+            sigma_m=np.zeros((frames, count), np.float32),
         )  # fmt: skip
         for column, person in enumerate(ids):
             own = rows[rows["id"] == person]
             at = own["frame"]
             motion.present[at, column] = True
-            for name in ("cam_from_body", "body_rot", "joints_cam", "contact_prob", "confidence"):
+            for name in ("cam_from_body", "body_rot", "joints_cam", "contact_prob", "confidence", "sigma_m"):
                 getattr(motion, name)[at, column] = own[name]
         return motion
 

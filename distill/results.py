@@ -40,6 +40,8 @@ class Cameras:
     """[T, 4, 4] rigid, metres."""
     valid: Array
     """[T] bool: measured (True) or filled from neighbours in time (False)."""
+    sigma_m: Array | None = None
+    """[T] standard deviation per axis of the camera's centre in the world, metres; None where nobody stated it."""
 
 
 @dataclass(kw_only=True)
@@ -66,6 +68,8 @@ class Motion:
     """[P] standing height, metres."""
     confidence: Array
     """[T, P] in [0, 1]."""
+    sigma_m: Array | None = None
+    """[T, P] standard deviation per axis of the pelvis in the world, metres; None where nobody stated it."""
 
 
 @dataclass(kw_only=True)
@@ -110,6 +114,10 @@ class Result:
             "confidence": (self.motion.confidence, (frames, people)),
             "scene_rgb": (self.scene_rgb, self.scene_points.shape),
         }
+        if self.cameras.sigma_m is not None:
+            shapes["cameras.sigma_m"] = self.cameras.sigma_m, (frames,)
+        if self.motion.sigma_m is not None:
+            shapes["motion.sigma_m"] = self.motion.sigma_m, (frames, people)
         for name, (array, shape) in shapes.items():
             if array.shape != shape:
                 raise ValueError(f"result: {name} has shape {array.shape}, expected {shape}")
@@ -147,6 +155,7 @@ def save_result(folder: Path, result: Result) -> None:
             "world_from_cam_quat": cam_quat,
             "world_from_cam_trans": cam_trans,
             "valid": cameras.valid.astype(bool),
+            **_stated(cameras.sigma_m),
         },
     )
     root_quat, root_trans = _quat_trans(motion.cam_from_body)
@@ -168,11 +177,17 @@ def save_result(folder: Path, result: Result) -> None:
             "contact_prob": motion.contact_prob.astype(np.float32),
             "stature": motion.stature.astype(np.float32),
             "confidence": motion.confidence.astype(np.float32),
+            **_stated(motion.sigma_m),
         },
         {"body_model": motion.body_model, "contact_sites": CONTACT_SITES},
     )
     write_ply(folder / "scene.ply", result.scene_points, result.scene_rgb)
     write_json(folder / "meta.json", {"format": RESULT_FORMAT, **result.meta})
+
+
+def _stated(sigma_m: Array | None) -> dict[str, Array]:
+    """The deviations of a file, if there are any."""
+    return {} if sigma_m is None else {"sigma_m": sigma_m.astype(np.float32)}
 
 
 def load_result(folder: Path) -> Result:
@@ -198,6 +213,7 @@ def load_result(folder: Path) -> Result:
             timestamps=cam["timestamps"],
             world_from_cam=_transform(cam["world_from_cam_quat"], cam["world_from_cam_trans"]),
             valid=cam["valid"],
+            sigma_m=cam.get("sigma_m"),
         )
         motion = Motion(
             ids=mot["ids"],
@@ -210,6 +226,7 @@ def load_result(folder: Path) -> Result:
             contact_prob=mot["contact_prob"],
             stature=mot["stature"],
             confidence=mot["confidence"],
+            sigma_m=mot.get("sigma_m"),
         )
         del meta["format"]
         result = Result(cameras=cameras, motion=motion, scene_points=points, scene_rgb=rgb, meta=meta)

@@ -62,12 +62,13 @@ def make_result(body: BodyModel, *, world: str = "z_up_ground", times: Array = E
     return Result(
         cameras=Cameras(
             K=np.array([[500.0, 0, 300], [0, 480, 190], [0, 0, 1]]), size=(640, 360), timestamps=times,
-            world_from_cam=world_from_cam, valid=valid,
+            world_from_cam=world_from_cam, valid=valid, sigma_m=np.linspace(0.01, 0.2, FRAMES),
         ),
         motion=Motion(
             ids=np.array([1, 4, 9]), present=present, body_model=body.name, betas=betas, body_rot=body_rot,
             cam_from_body=cam_from_body, joints_cam=joints, contact_prob=rng.uniform(size=(*shape, 6)),
             stature=np.full(PEOPLE, 1.7), confidence=rng.uniform(size=shape),
+            sigma_m=np.linspace(0.02, 0.3, FRAMES * PEOPLE).reshape(shape),
         ),
         scene_points=points.astype(np.float32), scene_rgb=rng.integers(0, 256, (300, 3)).astype(np.uint8),
         meta={"world": world, "source": "made up"},

@@ -211,6 +211,18 @@ def test_result_reads_back_as_written(people: int, tmp_path: Path) -> None:
     assert_same(load_result(tmp_path / "r"), written)
 
 
+def test_stated_deviations_read_back_and_have_one_value_a_frame(tmp_path: Path) -> None:
+    written = make_result()
+    frames, people = written.motion.present.shape
+    written.cameras.sigma_m = np.linspace(0, 1, frames)
+    written.motion.sigma_m = np.linspace(0, 2, frames * people).reshape(frames, people)
+    save_result(tmp_path / "r", written)
+    assert_same(load_result(tmp_path / "r"), written)
+    written.cameras.sigma_m = np.zeros(frames - 1)
+    with pytest.raises(ValueError, match=r"cameras\.sigma_m has shape"):
+        save_result(tmp_path / "s", written)
+
+
 def test_world_is_the_camera_applied_to_the_body(tmp_path: Path) -> None:
     result = make_result()
     frame, person = 3, 1

@@ -128,6 +128,13 @@ def test_scene_gaussians_contacts_confidence_and_up(recorded: tuple[Result, Reco
     np.testing.assert_allclose(seen / 255, result.motion.contact_prob[3, 0], atol=0.003)
     sure = recording.array("/result/plots/person_9", "scalars", 5)
     np.testing.assert_allclose(sure, result.motion.confidence[5, 2:], atol=1e-6)
+    doubt = recording.array("/result/people/person_9/doubt", "half_sizes", 5)
+    np.testing.assert_allclose(doubt, np.full((1, 3), result.motion.sigma_m[5, 2]), atol=1e-6)  # type: ignore[index]
+    here = recording.array("/result/people/person_9/doubt", "centers", 5)
+    np.testing.assert_allclose(here[0], result.world_from_body[5, 2, :3, 3], atol=CLOSE)
+    np.testing.assert_allclose(
+        recording.array("/result/camera_doubt", "half_sizes", 0), np.full((1, 3), 0.01), atol=1e-6
+    )
     turn = recording.array("/result", "mat3x3")[0].reshape(3, 3).T
     np.testing.assert_array_equal(turn, Z_UP_FROM_WORLD[result.meta["world"]][:3, :3])
 

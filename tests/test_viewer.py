@@ -143,6 +143,25 @@ def test_layers_and_sides(viewer: Viewer) -> None:
     wait_until(lambda: np.linalg.norm(node.root.position - before) < 0.1)
 
 
+def test_stated_deviations_are_rings_of_their_size(viewer: Viewer, results: tuple[list[Path], list[Result]]) -> None:
+    """Shown with the layer of uncertainty, gone with the person and with the layer."""
+    truth, node = results[1][0], viewer.nodes[0]
+    assert truth.motion.sigma_m is not None and truth.cameras.sigma_m is not None
+    viewer.layers["uncertainty"].value = True
+    wait_until(lambda: node.groups["uncertainty"].visible)
+    viewer.show(5)
+    rings = node._doubts
+    assert {name for name, ring in rings.items() if ring.visible} == {"camera", "person_1", "person_9"}  # 4 is away
+    for name, place, sigma in (
+        ("person_1", truth.world_from_body[5, 0, :3, 3], truth.motion.sigma_m[5, 0]),
+        ("camera", truth.cameras.world_from_cam[5, :3, 3], truth.cameras.sigma_m[5]),
+    ):
+        np.testing.assert_allclose(rings[name].position, place, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(rings[name].points, axis=-1), sigma, rtol=1e-5)
+    viewer.layers["uncertainty"].value = False
+    wait_until(lambda: not any(ring.visible for ring in rings.values()))
+
+
 def test_play_moves_the_slider_by_the_clock(viewer: Viewer) -> None:
     viewer.slider.value = 0
     viewer.playing.value = True

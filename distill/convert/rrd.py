@@ -5,7 +5,8 @@ Entities, below the result's name, whose transform turns its world to z up; valu
     camera                 pinhole and pose, and small pictures of the video where there are some
     camera_path            the way of its centre
     scene, gaussians       points; splats as they are in gaussians.ply
-    people/person_ID/body, joints, bones, contacts
+    people/person_ID/body, joints, bones, contacts, doubt
+                           doubt: one standard deviation of the pelvis's place, where one was stated; camera_doubt too
     paths/person_ID        the way of the pelvis, interrupted where they were absent
     plots/person_ID        confidence, 0 to 1
     plots/camera_measured  1 where the camera was measured, 0 where it was filled in
@@ -150,6 +151,8 @@ class _Writer:
         ))  # fmt: skip
         self._log("camera_path", self.rr.LineStrips3D([centres], colors=(110, 110, 110)))
         self._send("plots/camera_measured", frames, self.rr.Scalars.columns(scalars=cameras.valid.astype(float)))
+        if cameras.sigma_m is not None:
+            self._doubt("camera_doubt", frames, centres, cameras.sigma_m)
         size, pictures = cameras.size, self._pictures()
         if pictures:
             size = Image.open(io.BytesIO(pictures[0][1])).size
@@ -162,6 +165,12 @@ class _Writer:
             image_from_camera=shrink * cameras.K, resolution=size, camera_xyz=self.rr.ViewCoordinates.RDF,
             image_plane_distance=0.4,
         ))  # fmt: skip
+
+    def _doubt(self, entity: str, frames: Array, places: Array, sigma_m: Array) -> None:
+        """Spheres of one standard deviation [K] about places [K, 3]."""
+        sizes = np.repeat(sigma_m[:, None], 3, axis=1)
+        self._send(entity, frames, self.rr.Ellipsoids3D.columns(centers=places, half_sizes=sizes))
+        self._log(entity, self.rr.Ellipsoids3D.from_fields(colors=(150, 150, 150), line_radii=0.003))
 
     def _pictures(self) -> list[tuple[int, bytes]]:
         """(frame, JPEG) of every frame of which there is a picture."""
@@ -188,6 +197,9 @@ class _Writer:
             self._bodies(name, track, frames[begin : begin + CHUNK], slice(begin, begin + CHUNK), meshes=meshes)
         confidence = motion.confidence[frames, track.index].astype(float)
         self._send(f"plots/{track.name}", frames, self.rr.Scalars.columns(scalars=confidence))
+        if motion.sigma_m is not None:
+            places = self.source.result.world_from_body[frames, track.index, :3, 3]
+            self._doubt(f"{name}/doubt", frames, places, motion.sigma_m[frames, track.index])
         edges = np.diff(np.concatenate(([False], present, [False])).astype(np.int8))
         begins, ends = np.flatnonzero(edges > 0), np.flatnonzero(edges < 0)
         if meshes:

@@ -42,6 +42,8 @@ class Person:
     """[K, 6]."""
     confidence: Array
     """[K] 0 to 1."""
+    sigma_m: Array | None
+    """[K] standard deviation per axis of the pelvis, metres, where one was stated."""
 
     def frame_at(self, seconds: float) -> int | None:
         """Row of the latest frame at or before a time, or None while they are absent."""
@@ -130,6 +132,7 @@ def _person(source: Source, track: Track) -> Person:
         sites=_sites(source.body, track),
         contact_prob=motion.contact_prob[here, track.index],
         confidence=motion.confidence[here, track.index],
+        sigma_m=None if motion.sigma_m is None else motion.sigma_m[here, track.index],
     )
 
 

@@ -21,12 +21,23 @@ from distill.viewer.clip import Array, Clip, Person
 from distill.viewer.frames import Frames
 
 LAYERS: Final = ("people", "paths", "contacts", "camera", "camera path", "points", "gaussians", "uncertainty")
-"""Groups of nodes that are shown and hidden together; the last colours bodies and paths by confidence."""
+"""Groups of nodes that are shown and hidden together; the last also colours bodies and paths by confidence."""
 SURE: Final = np.array([60, 170, 90])
 UNSURE: Final = np.array([215, 40, 40])
 """Colours of confidence 1 and 0."""
 DOT: Final = 0.05
 """Metres: size of a mark of contact."""
+
+
+def _rings(steps: int = 24) -> Array:
+    """[3 steps, 2, 3] ends of segments of three circles of radius 1 about the axes."""
+    angle = np.linspace(0, 2 * np.pi, steps + 1)
+    circle = np.stack((np.cos(angle), np.sin(angle), np.zeros_like(angle)), axis=-1)
+    lines = np.stack((circle[:-1], circle[1:]), axis=1)
+    return np.concatenate([np.roll(lines, axis, axis=-1) for axis in range(3)]).astype(np.float32)
+
+
+RINGS: Final = _rings()
 
 
 class ClipNodes:
@@ -37,11 +48,8 @@ class ClipNodes:
         self._by_confidence = False
         quat = quat_from_matrix(torch.from_numpy(clip.page_from_world[:3, :3].copy())).numpy()
         self.root = server.scene.add_frame(f"/{clip.name}", show_axes=False, wxyz=quat)
-        self.groups = {
-            layer: server.scene.add_frame(self._path(layer), show_axes=False)
-            for layer in LAYERS
-            if layer != "uncertainty"
-        }
+        self.groups = {layer: server.scene.add_frame(self._path(layer), show_axes=False) for layer in LAYERS}
+        self.groups["uncertainty"].visible = False
         self.move_aside(np.zeros(3))
         first = number * 3
         self._colours = [_srgb(person_colour(first + k)) for k in range(len(clip.people))]
@@ -61,14 +69,15 @@ class ClipNodes:
         self._add_points(limit)
         self._add_gaussians(limit)
         self._frustum: Any = self._add_camera() if clip.source.has_camera else None
+        self._doubts: dict[str, Any] = {}
 
     def move_aside(self, shift: Array) -> None:
         """Move the whole result by a vector [3] of the page, metres."""
         self.root.position = self.clip.page_from_world[:3, 3] + shift
 
     def colour_by_confidence(self, on: bool) -> None:
-        """Colour bodies and paths by confidence, or by person."""
-        self._by_confidence = on
+        """Colour bodies and paths by confidence, or by person; with it come the stated deviations."""
+        self._by_confidence = self.groups["uncertainty"].visible = on
         self._draw_paths()
 
     def show(self, seconds: float) -> None:
@@ -77,6 +86,9 @@ class ClipNodes:
         for person, mesh, colour in zip(self.clip.people, self._meshes, self._colours, strict=True):
             row = person.frame_at(seconds)
             mesh.visible = row is not None
+            if person.sigma_m is not None:
+                place = None if row is None else person.bone_places[row, 0]
+                self._draw_doubt(person.track.name, place, 0.0 if row is None else float(person.sigma_m[row]), colour)
             if row is None:
                 continue
             for bone, quat, place in zip(mesh.bones, person.bone_quats[row], person.bone_places[row], strict=True):
@@ -91,6 +103,20 @@ class ClipNodes:
             self._contacts.colors = np.tile(np.array([[255, 200, 0]], np.uint8), (len(points), 1))
         if self._frustum is not None:
             self._move_camera(seconds)
+
+    def _draw_doubt(self, name: str, place: Array | None, sigma_m: float, colour: tuple[int, int, int]) -> None:
+        """Rings of one standard deviation about a place [3]; none without a place, or while nobody looks at them."""
+        if place is None or not self._by_confidence:
+            if name in self._doubts:
+                self._doubts[name].visible = False
+            return
+        if name not in self._doubts:
+            path = f"{self._path('uncertainty')}/{name}"
+            self._doubts[name] = self._server.scene.add_line_segments(
+                path, RINGS, np.array(colour, np.uint8), line_width=1.5
+            )
+        rings = self._doubts[name]
+        rings.visible, rings.position, rings.points = True, place, sigma_m * RINGS
 
     def _path(self, layer: str) -> str:
         return f"/{self.clip.name}/{layer.replace(' ', '_')}"
@@ -167,6 +193,8 @@ class ClipNodes:
         pose = cameras.world_from_cam[frame]
         self._frustum.wxyz = quat_from_matrix(torch.from_numpy(pose[:3, :3].copy())).numpy()
         self._frustum.position = pose[:3, 3]
+        if cameras.sigma_m is not None:
+            self._draw_doubt("camera", pose[:3, 3], float(cameras.sigma_m[frame]), (110, 110, 110))
         self._frustum.color = (20, 20, 20) if cameras.valid[frame] else tuple(UNSURE.tolist())
         picture = self._frames.at(float(cameras.timestamps[frame]))
         if picture is not None:
