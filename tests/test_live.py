@@ -226,7 +226,7 @@ def test_a_paced_file_takes_as_long_as_it_plays() -> None:
 
 def test_pauses_steps_back_and_cuts_break_motion() -> None:
     breaks = Breaks(1.0, cuts=True)
-    one, other = noise(3, seed=1), [255 - image for image in noise(2, seed=7)]
+    one, other = noise(3, seed=1), [image // 4 for image in noise(2, seed=7)]
     assert breaks.step(one[0], 0.0) is None
     assert breaks.step(one[1], 0.9) is None
     assert breaks.step(one[2], 2.0) == "nothing for 1.100 s"
