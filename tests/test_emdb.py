@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pickle
 from pathlib import Path
@@ -16,38 +15,19 @@ from scipy.spatial.transform import Rotation
 
 from distill.evaluate import find_truths
 from distill.files import read_json
-from distill.geometry.conventions import SMPL_PARENTS
 from distill.image_targets import find_image_targets
 from distill.results import load_result
 from teacher.manifest import read_inputs
-from tests.readers_support import made_up, write_model
+from tests.readers_support import write_model
+from tests.target_support import DATASETS, chain_joints, load_recipe
 
-RECIPE = Path(__file__).resolve().parent.parent / "datasets" / "emdb" / "prepare_emdb.py"
 NAME = "P0_09_outdoor_walk"
 FRAMES, SIZE = 12, (60, 80)
 
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    """Recipes are run by path and are no package."""
-    spec = importlib.util.spec_from_file_location("prepare_emdb", RECIPE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def smpl_joints(betas: np.ndarray, pose: np.ndarray, trans: np.ndarray) -> np.ndarray:
-    """Joints [24, 3] of one pose [24, 3] by SMPL's own chain: the root turns about its rest place, then `trans`."""
-    model = made_up(24)
-    rest = model["J_regressor"] @ (model["v_template"] + model["shapedirs"] @ betas)
-    turns = Rotation.from_rotvec(pose).as_matrix()
-    world, places = [turns[0]], [rest[0] + trans]
-    for joint in range(1, 24):
-        parent = SMPL_PARENTS[joint]
-        world.append(world[parent] @ turns[joint])
-        places.append(places[parent] + world[parent] @ (rest[joint] - rest[parent]))
-    return np.stack(places)
+    return load_recipe("emdb")
 
 
 def annotation() -> dict[str, Any]:
@@ -62,7 +42,7 @@ def annotation() -> dict[str, Any]:
     extrinsics[:, :3, 3] = [[0.05 * k, 0.9, 4.0] for k in range(FRAMES)]
     K = np.array([[70.0, 0, 29.5], [0, 70, 39.5], [0, 0, 1]])
     pose = np.concatenate((root, body), axis=1).reshape(FRAMES, 24, 3)
-    joints = np.stack([smpl_joints(betas, pose[k], trans[k]) for k in range(FRAMES)])
+    joints = np.stack([chain_joints(betas, pose[k], trans[k]) for k in range(FRAMES)])
     in_camera = np.einsum("tij,tkj->tki", extrinsics[:, :3, :3], joints) + extrinsics[:, None, :3, 3]
     pixels = in_camera @ K.T
     good = np.ones(FRAMES, bool)
@@ -112,6 +92,13 @@ def test_a_sequence_becomes_a_clip_with_truth(recipe: ModuleType, raw: Path) -> 
     assert (cameras.K[0, 2], cameras.K[1, 2]) == (30.0, 40.0)  # pixel centres at (0.5, 0.5)
     assert cameras.size == SIZE
     assert motion.contact_prob.shape == (FRAMES, 1, 6)
+
+
+def test_the_protocols_list_is_compared(recipe: ModuleType, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(recipe, raw, "--subset", "emdb2") == 0
+    said = capsys.readouterr().out
+    assert "1 of the protocol's 25 sequences; missing: P2_19_indoor_walk_off_mvs" in said
+    assert "not in the list: x" in recipe.compare_with_protocol({"x", NAME})
 
 
 def test_frames_manifest_and_splits(recipe: ModuleType, raw: Path) -> None:
@@ -203,7 +190,7 @@ class Call:
 
 def test_lists_are_whole(recipe: ModuleType) -> None:
     assert len(set(recipe.JOINTGS)) == 10
-    about = Path(RECIPE.parent / "recipe.yaml").read_text()
+    about = (DATASETS / "emdb" / "recipe.yaml").read_text()
     assert "prepare_emdb.py" in about
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 from PIL import Image
 
 from distill.body import BodyModel
@@ -128,10 +129,23 @@ def copy_masks(folder: Path, masks: Path, name: str, count: int) -> None:
             Image.fromarray((np.asarray(image.convert("L")) > 0).astype(np.uint8)).save(folder / f"{index:06d}.png")
 
 
+def compare_with_protocol(names: set[str]) -> str:
+    """How the sequences with the flag emdb2 compare with the list that the peers share (`recipe.yaml`)."""
+    listed = {str(name) for name in OmegaConf.load(Path(__file__).parent / "recipe.yaml").protocol.emdb2}
+    missing, more = sorted(listed - names), sorted(names - listed)
+    parts = [f"missing: {', '.join(missing)}"] * bool(missing) + [f"not in the list: {', '.join(more)}"] * bool(more)
+    return (
+        f"emdb2: {len(listed & names)} of the protocol's {len(listed)} sequences; {'; '.join(parts) or 'all of them'}"
+    )
+
+
 def prepare(args: argparse.Namespace) -> int:
     """Write all clips of the subset and the manifest; returns how many."""
     rows = []
-    for folder, data in find_sequences(args.raw, args.subset):
+    sequences = find_sequences(args.raw, args.subset)
+    if args.subset == "emdb2":
+        print(compare_with_protocol({str(data["name"]) for _, data in sequences}))
+    for folder, data in sequences:
         name = str(data["name"])
         arrays = read_sequence(data, name, args.frames)
         count, out = len(arrays["trans"]), args.out / name
