@@ -39,8 +39,8 @@ from teacher.scene.fit import fit
 from teacher.scene.footage import Footage, make_footage
 from teacher.scene.inputs import held_out_frames, make_base, make_views
 from teacher.scene.objective import Objective
-from teacher.scene.pictures import draw_frame, save_pictures
-from teacher.scene.stage import held_out_psnr
+from teacher.scene.pictures import save_pictures
+from teacher.scene.stage import held_out_person_psnr, held_out_psnr
 from teacher.scene.world import BODY, CAMERA, Base, World, make_unknowns
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -204,19 +204,9 @@ def fitted(
         "before": before,
         "after": errors(world, true),
         "held_out_psnr_db": held_out_psnr(world, drawn.footage, held_out),
-        "held_out_person_psnr_db": person_psnr(world, drawn.footage, held_out),
+        "held_out_person_psnr_db": held_out_person_psnr(world, drawn.footage, held_out),
         "cpu_seconds": seconds,
     }
-
-
-def person_psnr(world: World, footage: Footage, held_out: set[int]) -> float:
-    """Mean PSNR (dB) over the pixels of people, masked: no background adds to it."""
-    values = []
-    for frame in sorted(held_out):
-        weight = footage.people[frame]
-        off = (draw_frame(world, footage, frame) - footage.images[frame]).square().mean(-1)
-        values.append(-10 * math.log10(float((off * weight).sum() / weight.sum())))
-    return float(np.mean(values))
 
 
 def show(part: float, text: str) -> None:
@@ -249,7 +239,6 @@ def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
 
 def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
     """The stage on labelled clips, scored against the truth."""
-    from teacher.benchmark.scores import clip_values
     from teacher.scene import stage
     from teacher.workspace import ClipFolder, StageRecord
 
@@ -266,11 +255,26 @@ def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
         clip.finish(StageRecord(stage="gaussians", status="done", implementation="", config_hash="", inputs={}))
         rows[root.name] = {
             "stage": outcome.summary, "cpu_seconds": seconds,
-            "before": clip_values(truth, load_result(clip.require("joint"))),
-            "after": clip_values(truth, load_result(clip.stage_dir("gaussians") / "tried")),
+            "before": track_values(truth, load_result(clip.require("joint"))),
+            "after": track_values(truth, load_result(clip.stage_dir("gaussians") / "refined")),
         }  # fmt: skip
         write_rows(path, config, rows)
         print(root.name, outcome.summary["decision"], outcome.summary["reasons"])
+
+
+def track_values(truth: Result, found: Result) -> dict[str, float | None]:
+    """Scores of `footfall evaluate`, and how far joints are seen from where they should be (px, mean)."""
+    from teacher.benchmark.scores import clip_values
+
+    def seen(result: Result) -> np.ndarray:
+        local = result.motion.joints_cam @ result.cameras.K.T
+        return local[..., :2] / local[..., 2:].clip(0.05)
+
+    wanted, got = seen(truth), seen(found)
+    both = truth.motion.present[:, :, None] & found.motion.present[:, None]
+    off = np.linalg.norm(wanted[:, :, None] - got[:, None], axis=-1).mean(-1)  # [T, people, found people]
+    mean = np.where(both, off, 0).sum(0) / both.sum(0).clip(1) + 1e6 * (both.sum(0) == 0)
+    return clip_values(truth, found) | {"joint_px": float(mean.min(1).mean())}
 
 
 def write_rows(path: Path, config: RecoveryConfig, rows: dict[str, Any]) -> None:

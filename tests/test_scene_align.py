@@ -55,12 +55,12 @@ def test_a_chain_solves_what_a_dense_matrix_solves() -> None:
         dense[at[:, None], at] += rows.T @ rows
         right[at] += rows.T @ off
     residual, slopes = random(frames - 2, 1, 3, seed=7), [random(frames - 2, 1, 3, 3, seed=8 + k) for k in range(3)]
-    chain.add_accelerations(residual, slopes, torch.tensor([[0, 1, 3]]), torch.tensor([True, True, False, True]))
+    chain.add_accelerations(residual, slopes, torch.tensor([[0, 1, 3]]), torch.tensor([1.0, 1.0, 0.0, 2.0]))
     for middle in (0, 1, 3):  # the third does not count
         rows = torch.zeros(3, 25).double()
         for k in range(3):
             rows[:, [(middle + k) * size + n for n in (0, 1, 3)]] = slopes[k][middle, 0]
-        weight = 1 / math.sqrt(1 + float(residual[middle].square().sum()))
+        weight = (2 if middle == 3 else 1) / math.sqrt(1 + float(residual[middle].square().sum()))
         dense += weight * rows.T @ rows
         right += weight * rows.T @ residual[middle, 0]
     step, of_all = chain.solve(0.0)

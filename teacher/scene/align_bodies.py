@@ -18,15 +18,24 @@ from torch import Tensor
 from distill.avatar import Avatar
 from distill.body import BodyModel
 from distill.body.model import forward_kinematics
-from distill.geometry.cameras import crop_intrinsics
+from distill.geometry.cameras import crop_intrinsics, project
 from distill.geometry.conventions import SMPL_PARENTS
 from distill.geometry.rotations import cross_matrix, matrix_from_quat, matrix_from_rotvec, rotvec_from_matrix
+from distill.geometry.transforms import transform_points
 from distill.render.rendering import draw_features
+from teacher.optimise.bodies import split
 from teacher.scene.align import Normal, blurred, compare, pixel_slopes, prior
-from teacher.scene.chain import Chain, descend, place_rows, turn_rows
+from teacher.scene.chain import Chain, descend, place_rows, time_shares, turn_rows
 from teacher.scene.config import PriorConfig
 from teacher.scene.footage import Footage
-from teacher.scene.motion import USUAL, USUAL_TURNS
+from teacher.scene.motion import (
+    HEIGHT_M,
+    KEYPOINT_SHARE,
+    STILL_MPS,
+    USUAL,
+    USUAL_TURNS,
+    touching_sites,
+)  # fmt: skip
 from teacher.scene.objective import View
 from teacher.scene.seeds import coloured
 from teacher.scene.world import BODY, World
@@ -38,6 +47,10 @@ THICKNESS_M: Final = 0.01
 """Usual distance of what is seen from the skin: cloth, hair, and errors of the mask."""
 REACH: Final = 0.01
 """Part of the picture's longer side over which slopes reach beyond the avatar's outline."""
+SEEN: Final = 0.3
+"""Score from which a keypoint counts."""
+DETECTED: Final = 0.3
+"""Weight of a keypoint: a detector errs alike for many frames, and alike for the keypoints of a limb."""
 ANOTHER: Final = 0.3
 """Share of somebody else in a pixel from which it tells nothing of this person."""
 
@@ -97,23 +110,55 @@ def _equations(world: World, view: View, person: int, config: PriorConfig) -> Ch
     chain.add_shared(0.5 * (grown / THICKNESS_M) ** 2, THICKNESS_M**-2, grown * THICKNESS_M**-2)
     if count >= 3:
         _add_motion(chain, world, turns, roots, present)
+    _add_points(chain, world, person, turns, roots)
     return chain
+
+
+def _add_points(chain: Chain, world: World, person: int, turns: Tensor, roots: Tensor) -> None:
+    """Keypoints at their pixels; sites that touch stand still, at the height of their stance (`motion`)."""
+    base, cameras = world.base, world.world_from_cam()
+    found = base.parts.pieces.linearise(base.betas[person], turns, roots)
+    by_turn = found.by_turn @ found.rotations[:, None]  # [T, 53, 24, 3, 3], about the joints' own axes
+    by_turn = torch.cat((by_turn[:, :, 1:], by_turn[:, :, :1]), 2).transpose(2, 3).flatten(3)
+    shift = torch.eye(3).to(by_turn).expand(*by_turn.shape[:3], 3)
+    points = split(found.points)
+    joints, keypoints = points.joints.shape[-2], points.keypoints.shape[-2]
+    slopes = torch.cat((by_turn, shift), -1)[:, joints:]  # [T, 29, 3, UNKNOWNS] of keypoints and sites
+    still, standing = touching_sites(base)
+    sites = transform_points(cameras, points.sites)
+    site_slopes = cameras[:, None, :3, :3] @ slopes[:, keypoints:]
+    flat = points.joints[..., :2] / points.joints[..., 2:].clamp(min=0.05) @ base.K[:2, :2].T
+    usual = KEYPOINT_SHARE * (flat[..., 1].amax(-1) - flat[..., 1].amin(-1)).clamp(min=1)
+    off = project(points.keypoints, base.K, min_depth=0.05) - base.keypoints_px[:, person]
+    by_keypoint = pixel_slopes(points.keypoints, base.K) @ slopes[:, :keypoints]
+    for frame in torch.nonzero(base.present[:, person]).flatten().tolist():
+        seen = base.keypoint_weight[frame, person] > SEEN
+        scale = usual[frame]
+        chain.add_rows(frame, off[frame][seen] / scale, [by_keypoint[frame][seen] / scale], DETECTED)
+        own = standing[frame, person]
+        height = (sites[frame, own, 2:] - base.site_height[frame, person, own, None]) / HEIGHT_M
+        chain.add_rows(frame, height, [site_slopes[frame, own, 2:] / HEIGHT_M])
+        if frame < len(still):
+            own = still[frame, person]
+            usual_m = float(base.dt[frame]) * STILL_MPS
+            step = (sites[frame + 1, own] - sites[frame, own]) / usual_m
+            chain.add_rows(frame, step, [-site_slopes[frame, own] / usual_m, site_slopes[frame + 1, own] / usual_m])
 
 
 def _add_motion(chain: Chain, world: World, turns: Tensor, roots: Tensor, present: Tensor) -> None:
     """Accelerations of joints' turns, and of turn and place of the root in the world."""
     dt = world.base.dt.double()
-    seen = present[2:] & present[1:-1] & present[:-2]
+    share = time_shares(dt) * (present[2:] & present[1:-1] & present[:-2])
     cameras = world.world_from_cam()
     world_from_body = cameras @ roots
     every = torch.cat((turns, world_from_body[:, None, :3, :3]), 1).double()
     usual = torch.tensor([*USUAL_TURNS, USUAL["root_turn"]]).to(every)[:, None]
     residual, slopes = turn_rows(every, dt)
     numbers = torch.arange(UNKNOWNS - 3).reshape(-1, 3)
-    chain.add_accelerations(residual / usual, [slope / usual[..., None] for slope in slopes], numbers, seen)
+    chain.add_accelerations(residual / usual, [slope / usual[..., None] for slope in slopes], numbers, share)
     residual, slopes = place_rows(world_from_body[:, None, :3, 3].double(), cameras[:, None, :3, :3].double(), dt)
     numbers = torch.arange(UNKNOWNS - 3, UNKNOWNS)[None]
-    chain.add_accelerations(residual / USUAL["root"], [slope / USUAL["root"] for slope in slopes], numbers, seen)
+    chain.add_accelerations(residual / USUAL["root"], [slope / USUAL["root"] for slope in slopes], numbers, share)
 
 
 def _prior(world: World, frame: int, person: int, config: PriorConfig) -> Normal:

@@ -17,7 +17,7 @@ from distill.geometry.rotations import cross_matrix, matrix_from_rotvec, rotvec_
 from distill.geometry.transforms import invert, make_transform
 from distill.render import Gaussians
 from teacher.scene.align import Normal, compare, pixel_slopes, prior
-from teacher.scene.chain import Chain, descend, place_rows, turn_rows
+from teacher.scene.chain import Chain, descend, place_rows, time_shares, turn_rows
 from teacher.scene.config import PriorConfig
 from teacher.scene.motion import USUAL
 from teacher.scene.objective import View, draw
@@ -59,13 +59,13 @@ def _equations(world: World, view: View, config: PriorConfig) -> Chain:
         cost, normal, gradient = prior(torch.cat((correction, shift[frame])), torch.diag(sd**-2))
         chain.add_frame(frame, cost, axes.T @ normal @ axes, axes.T @ gradient)
     if count >= 3:
-        everywhere = torch.ones(count - 2, dtype=torch.bool)
+        share = time_shares(base.dt)
         turns, places = poses[:, None, :3, :3].double(), poses[:, None, :3, 3].double()
         rows = [turn_rows(turns, base.dt.double()), place_rows(places, turns, base.dt.double())]
         for (residual, slopes), name, first in zip(rows, ("camera_turn", "camera"), (0, 3), strict=True):
             usual = USUAL[name]
             numbers = torch.arange(first, first + 3)[None]
-            chain.add_accelerations(residual / usual, [slope / usual for slope in slopes], numbers, everywhere)
+            chain.add_accelerations(residual / usual, [slope / usual for slope in slopes], numbers, share)
     return chain
 
 

@@ -19,6 +19,8 @@ from distill.geometry.rotations import rotvec_from_matrix
 
 REACH: Final = 2
 """Frames over which a term reaches: an acceleration spans three."""
+FRAME_S: Final = 1 / 30
+"""Between two frames of an ordinary video."""
 DAMPING: Final = 1e-3
 """Of the first step, relative to `Chain.own`."""
 LEAST_DAMPING, MOST_DAMPING = 1e-4, 10.0
@@ -37,8 +39,8 @@ class Chain:
         self.border = torch.zeros(frames, unknowns, dtype=torch.float64)
         """Ties each unknown to the shared one."""
         self.own = torch.zeros(frames, unknowns, dtype=torch.float64)
-        """Diagonal of the terms of single frames: what is damped. Accelerations are stiff, but not against a move of all
-        frames alike; with their share in the damping such a move took dozens of steps."""
+        """Diagonal of the terms of single frames: what is damped. Accelerations are stiff, but not against a move of
+        all frames alike; with their share in the damping such a move took dozens of steps."""
         self.shared_normal, self.shared_gradient = 0.0, 0.0
         self.cost = 0.0
 
@@ -53,25 +55,41 @@ class Chain:
             self.border[frame] += normal[:size, size]
             self.add_shared(0.0, float(normal[size, size]), float(gradient[size]))
 
+    def add_rows(self, frame: int, residual: Tensor, slopes: list[Tensor], weight: float = 1.0) -> None:
+        """Robust lengths sqrt(1 + |r|^2) - 1 of residuals [R, D], by IRLS, times a weight.
+
+        Args:
+            residual: over their usual sizes. slopes: [R, D, K] by the unknowns of `frame` and, if two, of the next one.
+        """
+        residual, slopes = residual.double().cpu(), [slope.double().cpu() for slope in slopes]
+        size = (1 + residual.square().sum(-1)).sqrt()
+        self.cost += weight * float((size - 1).sum())
+        heavy = (weight / size)[:, None]
+        for first, left in enumerate(slopes):
+            pulled = (left * heavy[..., None]).flatten(0, 1).T
+            self.gradient[frame + first] += pulled @ residual.flatten()
+            for last in range(first, len(slopes)):
+                self.blocks[last - first][frame + first] += pulled @ slopes[last].flatten(0, 1)
+
     def add_shared(self, cost: float, normal: float, gradient: float) -> None:
         """A term of the shared unknown alone."""
         self.cost += cost
         self.shared_normal += normal
         self.shared_gradient += gradient
 
-    def add_accelerations(self, residual: Tensor, slopes: list[Tensor], unknowns: Tensor, seen: Tensor) -> None:
+    def add_accelerations(self, residual: Tensor, slopes: list[Tensor], unknowns: Tensor, weight: Tensor) -> None:
         """Sum of sqrt(1 + |r|^2) - 1 over accelerations, a sum of squares under the weights 1 / sqrt(1 + |r|^2).
 
         Args:
             residual: [T - 2, J, 3] over their usual sizes.
             slopes: three [T - 2, J, 3, 3], by the unknowns of the first, middle and last frame.
-            unknowns: [J, 3] numbers of these. seen: [T - 2] whether an acceleration counts.
+            unknowns: [J, 3] numbers of these. weight: [T - 2] of each acceleration.
         """
-        residual, unknowns, seen = residual.double().cpu(), unknowns.cpu(), seen.cpu()
+        residual, unknowns, weight = residual.double().cpu(), unknowns.cpu(), weight.double().cpu()[:, None]
         slopes = [slope.double().cpu() for slope in slopes]
         size = (1 + residual.square().sum(-1)).sqrt()
-        weight = seen[:, None].to(residual) / size
-        self.cost += float(((size - 1) * seen[:, None]).sum())
+        self.cost += float(((size - 1) * weight).sum())
+        weight = weight / size
         number = torch.arange(len(residual))
         for first, left in enumerate(slopes):
             pull = torch.einsum("tj,tjab,tja->tjb", weight, left, residual)
@@ -127,6 +145,12 @@ def descend(
             if damping > MOST_DAMPING:
                 break
     return costs
+
+
+def time_shares(dt: Tensor) -> Tensor:
+    """[T - 2] seconds that each acceleration stands for, over `FRAME_S`: sums over frames are integrals over time, so
+    that motion is as smooth with half the frames."""
+    return (dt[1:] + dt[:-1]) / (2 * FRAME_S)
 
 
 def turn_rows(rotations: Tensor, dt: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -121,9 +121,12 @@ class GateConfig:
     """Where the geometric result is kept instead: changes for the worse that are still taken."""
 
     psnr_gain_db: float = 0.0
-    """Least gain in PSNR on frames that the Gaussians were not fitted to."""
+    """Least gain in PSNR on frames that the Gaussians were not fitted to: of whole frames, and of people in them."""
     reprojection: float = 1.03
     """Most growth of the reprojection errors of keypoints and background, as a factor."""
+    detector: float = 0.015
+    """Usual error of the keypoints themselves, part of the person's height in the image: up to this distance from them
+    a body may go to fit its picture."""
     foot_sliding: float = 1.05
     """Most growth of the sliding of touching feet, as a factor."""
     jitter: float = 1.05

@@ -27,19 +27,26 @@ def decide(before: Numbers, after: Numbers, config: GateConfig) -> Decision:
     """Compare both fits.
 
     Args:
-        before, after: `measures.measure_result`, and `held_out_psnr_db` of Gaussians fitted to either geometry.
+        before, after: `measures.measure_result`, and `held_out_psnr_db`, `held_out_person_psnr_db` of Gaussians fitted
+            to either geometry.
     """
     reasons = []
-    gain = _difference(before, after, "held_out_psnr_db")
-    if gain is not None and gain < config.psnr_gain_db:
-        reasons.append(f"PSNR on held-out frames changes by {gain:+.2f} dB, less than {config.psnr_gain_db:+.2f}")
+    for name, what in (("held_out_psnr_db", "held-out frames"), ("held_out_person_psnr_db", "people in them")):
+        gain = _difference(before, after, name)
+        if gain is not None and gain < config.psnr_gain_db:
+            reasons.append(f"PSNR of {what} changes by {gain:+.2f} dB, less than {config.psnr_gain_db:+.2f}")
     limits = {
         "keypoint_px": config.reprojection, "background_px": config.reprojection, "slip_mps": config.foot_sliding,
         "jitter": config.jitter,
     }  # fmt: skip
     for name, limit in limits.items():
         old, new = before.get(name), after.get(name)
-        if old is not None and new is not None and new > max(limit * old, old + FLOORS[name]):
+        if old is None or new is None:
+            continue
+        allowed = max(limit * old, old + FLOORS[name])
+        if name == "keypoint_px":  # within what a detector errs, a larger distance from it says nothing
+            allowed = max(allowed, config.detector * (before.get("person_px") or 0.0))
+        if new > allowed:
             reasons.append(f"{name} grows from {old:.3g} to {new:.3g}")
     return Decision(decision="kept" if reasons else "refined", reasons=reasons)
 

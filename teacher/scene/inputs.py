@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from distill.avatar import Avatar, make_avatar
@@ -16,7 +18,7 @@ from distill.body import BodyModel
 from distill.geometry.transforms import make_transform
 from distill.results import Result
 from teacher.optimise.bodies import BodyParts
-from teacher.scene.config import GaussiansConfig
+from teacher.scene.config import GaussiansConfig, PriorConfig
 from teacher.scene.footage import Footage
 from teacher.scene.motion import site_heights
 from teacher.scene.objective import View, make_view
@@ -26,6 +28,8 @@ from teacher.scene.world import Base
 Array = NDArray[Any]
 SLIM: Final = 0.6
 """Of the scales of `make_avatar`, which close the skin seen from the front."""
+LEAST_PX: Final = 0.1
+"""A camera is not known better than this, pixels, however well its points reproject."""
 COLOURED_FRAMES: Final = 12
 """Frames that give an avatar its first colours."""
 
@@ -81,7 +85,7 @@ def make_base(
         body=body, parts=parts, times=(times[frames] - times[0]).float(),
         moment=((times[frames] - times[0]) / (times[-1] - times[0]).clamp(min=1e-6)).float(),
         world_from_cam=world_from_cam, cam_from_body=cam_from_body, body_rot=body_rot, betas=betas, present=present,
-        contact_prob=prob, site_height=height,
+        contact_prob=prob, site_height=height, K=footage.K,
         keypoints_px=torch.zeros(*shape, 2) if keypoints_px is None else tensor(keypoints_px),
         keypoint_weight=torch.zeros(shape) if keypoint_score is None else tensor(keypoint_score),
         avatars=avatars, scene=scene, pivot_m=_middle_depth(scene.means, world_from_cam),
@@ -99,6 +103,22 @@ def _middle_depth(points: Tensor, world_from_cam: Tensor) -> float:
     depth = torch.einsum("tik,tk->ti", points[None] - centre[:, None], rotation[:, :, 2])
     ahead = depth[depth > 0.2]
     return float(ahead.median()) if len(ahead) else 5.0
+
+
+def known_cameras(prior: PriorConfig, background_px: float | None, focal_px: float, pivot_m: float) -> PriorConfig:
+    """The prior, tighter for cameras whose scene reprojects well: pictures of Gaussians tell less than its points do.
+
+    Args:
+        background_px: median reprojection error of the scene, pixels; None: nothing is known, the prior stays.
+        focal_px: of the same pixels. pivot_m: depth of the scene's middle.
+    """
+    if background_px is None:
+        return prior
+    angle = (background_px + LEAST_PX) / focal_px
+    return replace(
+        prior, camera_rot_deg=min(prior.camera_rot_deg, math.degrees(angle)),
+        camera_pos_m=min(prior.camera_pos_m, angle * pivot_m),
+    )  # fmt: skip
 
 
 def on_device(base: Base, device: torch.device) -> Base:
@@ -160,7 +180,9 @@ def _spread(given: Array, old: Tensor, new: Tensor, frames: Array, count: int) -
 
 
 def _interpolated(values: Array, frames: Array, count: int) -> Array:
-    """[T, ...] at `frames` -> [count, ...], linear in between and constant beyond."""
-    flat = values.reshape(len(values), -1)
-    every = np.stack([np.interp(np.arange(count), frames, column) for column in flat.T], 1)
-    return every.reshape(count, *values.shape[1:])
+    """[T, ...] at `frames` -> [count, ...]: a natural cubic spline, constant beyond. A broken line would have a kick
+    at each of the frames, which is jitter."""
+    flat, every = values.reshape(len(values), -1), np.clip(np.arange(count), frames[0], frames[-1])
+    if len(frames) == 1:
+        return np.broadcast_to(values, (count, *values.shape[1:])).copy()
+    return CubicSpline(frames, flat, bc_type="natural")(every).reshape(count, *values.shape[1:])

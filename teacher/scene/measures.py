@@ -22,11 +22,13 @@ Array = NDArray[Any]
 def measure_result(result: Result, people: People, cameras: CameraInit, body: BodyModel) -> dict[str, float | None]:
     """Agreement of a result with images and itself; None where a number has no meaning.
 
-    `keypoint_px`: median reprojection error of the keypoints. `background_px`: of the scene's points, placed anew where
-    the rays of the result's cameras meet. `slip_mps`: mean speed of touching sites. `jitter`: as `distill.metrics`.
+    `keypoint_px`: median reprojection error of the keypoints; `person_px`: median height of people. `background_px`: of
+    the scene's points, placed anew where the rays of the result's cameras meet. `slip_mps`: mean speed of touching
+    sites. `jitter`: as `distill.metrics`.
     """
     return {
         "keypoint_px": _keypoint_px(result, people, body),
+        "person_px": _person_px(result),
         "background_px": background_px(result, cameras),
         "slip_mps": slip_mps(result, body),
         "jitter": jitter_of(result),
@@ -44,6 +46,13 @@ def _keypoint_px(result: Result, people: People, body: BodyModel) -> float | Non
     pixels = project(points.flatten(1, 2), _tensor(result.cameras.K), min_depth=0.05).numpy()
     off = np.linalg.norm(pixels.reshape(people.keypoints_px.shape) - people.keypoints_px, axis=-1)
     return _median(off[(people.keypoint_score > SEEN) & motion.present[..., None]])
+
+
+def _person_px(result: Result) -> float | None:
+    """Median extent of the joints in the image, the longer of width and height, px."""
+    pixels = project(_tensor(result.motion.joints_cam).flatten(1, 2), _tensor(result.cameras.K), min_depth=0.05)
+    pixels = pixels.unflatten(1, result.motion.joints_cam.shape[1:3])[torch.from_numpy(result.motion.present)]
+    return _median((pixels.amax(-2) - pixels.amin(-2)).amax(-1).numpy())
 
 
 def background_px(result: Result, cameras: CameraInit) -> float | None:

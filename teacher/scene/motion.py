@@ -18,17 +18,17 @@ from teacher.scene.config import PriorConfig
 from teacher.scene.terms import acceleration, soft, turn_acceleration
 from teacher.scene.world import Base, World
 
-USUAL: Final = {"joint": 10.0, "camera": 2.0, "camera_turn": 3.0, "root": 6.0, "root_turn": 10.0}
+USUAL: Final = {"joint": 10.0, "camera": 2.0, "camera_turn": 3.0, "root": 1.5, "root_turn": 3.0}
 """Usual accelerations: m/s^2 of joints, the camera and the root, rad/s^2 of the camera and the root."""
-LEG, TRUNK, ARM = 60.0, 5.0, 20.0
+LEG, TRUNK, ARM = 45.0, 2.5, 10.0
 USUAL_TURNS: Final = tuple(
     LEG if any(part in name for part in ("hip", "knee", "ankle", "foot"))
     else ARM if any(part in name for part in ("shoulder", "elbow", "wrist", "hand"))
     else TRUNK
     for name in SMPL_JOINTS[1:]
 )  # fmt: skip
-"""The same of the 23 joints against their parents, rad/s^2: upper quartiles over the motions of `distill.synthetic`
-(knees 59, hips 36, ankles 41, shoulders 9, spine 2), more for arms and trunk, which those move too little."""
+"""The same of the 23 joints against their parents, rad/s^2. Upper quartiles over the motions of `distill.synthetic`
+are 59 for knees, 36 for hips, 41 for ankles, 9 for shoulders, 2 for the spine."""
 STILL_MPS: Final = 0.1
 """Usual speed of a site that touches, m/s."""
 HEIGHT_M: Final = 0.01
@@ -63,12 +63,17 @@ def smoothness(world: World, points: Points | None, world_from_cam: Tensor, body
 def contacts(base: Base, points: Points, world_from_cam: Tensor) -> Tensor:
     """Sum over frames: touching sites stand still, at the height of their stance; mean over the touching sites."""
     sites = transform_points(world_from_cam, points.sites.flatten(1, 2)).unflatten(1, points.sites.shape[1:3])
-    touching = (base.contact_prob > TOUCHING) & base.present[..., None]
-    still = touching[1:] & touching[:-1] & (base.dt < LONGEST_STEP_S)[:, None, None]
+    still, known = touching_sites(base)
     speed = soft((sites[1:] - sites[:-1]) / (base.dt[:, None, None, None] * STILL_MPS))
-    known = touching & base.site_height.isfinite()
     off = soft((sites[..., 2:] - base.site_height.nan_to_num()[..., None]) / HEIGHT_M)
     return _frame_sum(speed, still) + _frame_sum(off, known)
+
+
+def touching_sites(base: Base) -> tuple[Tensor, Tensor]:
+    """Sites that touch in a frame and the next one [T - 1, P, 6], and those that stand at a known height [T, P, 6]."""
+    touching = (base.contact_prob > TOUCHING) & base.present[..., None]
+    still = touching[1:] & touching[:-1] & (base.dt < LONGEST_STEP_S)[:, None, None]
+    return still, touching & base.site_height.isfinite()
 
 
 def _frame_sum(values: Tensor, chosen: Tensor) -> Tensor:
@@ -77,10 +82,12 @@ def _frame_sum(values: Tensor, chosen: Tensor) -> Tensor:
     return ((values * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).sum()
 
 
-def keypoints(base: Base, points: Points, K: Tensor) -> Tensor:
+def keypoints(base: Base, points: Points) -> Tensor:
     """Sum over frames of the reprojection errors, over `KEYPOINT_SHARE` of the person's height; mean over keypoints."""
-    pixels = project(points.keypoints.flatten(1, 2), K, min_depth=0.05).unflatten(1, points.keypoints.shape[1:3])
-    joints = project(points.joints.flatten(1, 2), K, min_depth=0.05).unflatten(1, points.joints.shape[1:3]).detach()
+    pixels = project(points.keypoints.flatten(1, 2), base.K, min_depth=0.05).unflatten(1, points.keypoints.shape[1:3])
+    joints = (
+        project(points.joints.flatten(1, 2), base.K, min_depth=0.05).unflatten(1, points.joints.shape[1:3]).detach()
+    )
     height = (joints.amax(-2) - joints.amin(-2)).amax(-1).clamp(min=1)
     off = soft((pixels - base.keypoints_px) / (KEYPOINT_SHARE * height)[..., None, None])
     weight = base.keypoint_weight * base.present[..., None]

@@ -110,12 +110,11 @@ class Objective:
                     _add(pictures, self._people(view, frame, fixed, *bodies, generator))
             _add(found, pictures)
         if phase != "warm_up":
-            K = self.views[1].footage.K
             points = base.parts(base.betas, body_rot, cam_from_body)
             found |= motion.smoothness(world, points if phase == "joint" else None, world_from_cam, body_rot)
             if phase == "joint":  # cameras must be good before feet can be held still in the world
                 found["contact"] = motion.contacts(base, points, world_from_cam)
-            found["keypoints"] = motion.keypoints(base, points, K)
+            found["keypoints"] = motion.keypoints(base, points)
             found["prior"] = motion.closeness(world, self.config.prior)
         for name, value in self._shape(phase).items():
             found[name] = len(frames) * value

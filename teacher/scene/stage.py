@@ -15,6 +15,7 @@ Beside the folder, `gaussians-NAME.state` holds the state of a fit that was cut 
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,8 +36,16 @@ from teacher.scene.config import GaussiansConfig
 from teacher.scene.fit import fit
 from teacher.scene.footage import Footage, make_footage
 from teacher.scene.gate import decide
-from teacher.scene.inputs import chosen_frames, held_out_frames, make_base, make_views, on_device, refined_result
-from teacher.scene.measures import measure_result
+from teacher.scene.inputs import (
+    chosen_frames,
+    held_out_frames,
+    known_cameras,
+    make_base,
+    make_views,
+    on_device,
+    refined_result,
+)  # fmt: skip
+from teacher.scene.measures import background_px, measure_result
 from teacher.scene.objective import Objective
 from teacher.scene.perceptual import open_perceptual
 from teacher.scene.pictures import draw_frame, save_pictures
@@ -127,21 +136,26 @@ class _Context:
             keypoints_px=scale * self.people.keypoints_px[self.frames],
             keypoint_score=self.people.keypoint_score[self.frames],
         )  # fmt: skip
+        cameras = CameraInit.load(self.clip.require("cameras"))
+        known = known_cameras(
+            self.config.prior, background_px(self.result, cameras), float(self.result.cameras.K[0, 0]), base.pivot_m
+        )
+        config = replace(self.config, prior=known)
         there, footage = on_device(base, self.device), self.footage.to(self.device)
-        world = World(there, make_unknowns(there, self.config.seed))
-        held_out = held_out_frames(len(self.frames), self.config.held_out_every)
-        views = make_views(there, footage, self.config)
-        objective = Objective(world, views, self.config, held_out, self.perceptual)
+        world = World(there, make_unknowns(there, config.seed))
+        held_out = held_out_frames(len(self.frames), config.held_out_every)
+        views = make_views(there, footage, config)
+        objective = Objective(world, views, config, held_out, self.perceptual)
         state = self.clip.root / f"gaussians-{name}.state"
         trace = fit(
-            world, objective, self.config, report, state=state, key=f"{self.key}-{name}", frozen=frozen, keep_state=True
+            world, objective, config, report, state=state, key=f"{self.key}-{name}", frozen=frozen, keep_state=True
         )
         body_rot, cam_from_body = (value.detach().cpu() for value in world.bodies())
         camera = world.world_from_cam().detach().cpu()
         result = refined_result(self.result, self.frames, base, camera, body_rot, cam_from_body, self.body)
-        cameras = CameraInit.load(self.clip.require("cameras"))
         numbers = measure_result(result, self.people, cameras, self.body)
         numbers["held_out_psnr_db"] = held_out_psnr(world, footage, held_out)
+        numbers["held_out_person_psnr_db"] = held_out_person_psnr(world, footage, held_out)
         return Fitted(world=world, result=result, numbers=numbers, trace=trace)
 
 
@@ -219,6 +233,17 @@ def held_out_psnr(world: World, footage: Footage, held_out: set[int]) -> float |
         float(psnr(footage.images[frame].cpu().numpy(), draw_frame(world, footage, frame).cpu().numpy())[0])
         for frame in sorted(held_out)
     ]
+    return float(np.mean(values)) if values else None
+
+
+def held_out_person_psnr(world: World, footage: Footage, held_out: set[int]) -> float | None:
+    """The same over the pixels of people alone, by their share of each pixel; None if nobody is in these frames."""
+    values = []
+    for frame in sorted(held_out):
+        share = footage.people[frame]
+        off = (draw_frame(world, footage, frame) - footage.images[frame]).square().mean(-1)
+        if float(share.sum()) > 0:
+            values.append(-10 * math.log10(max(float((off * share).sum() / share.sum()), 1e-10)))
     return float(np.mean(values)) if values else None
 
 

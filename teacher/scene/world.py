@@ -59,6 +59,8 @@ class Base:
     """[T, P, 6]."""
     site_height: Tensor
     """[T, P, 6] height (m) at which each site stands by the geometric result; NaN where it does not, or no up."""
+    K: Tensor
+    """[3, 3] pixels of the footage."""
     keypoints_px: Tensor
     """[T, P, 23, 2] pixels of the footage."""
     keypoint_weight: Tensor
