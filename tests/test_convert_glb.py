@@ -108,6 +108,24 @@ def test_points_keep_place_and_colour(converted: tuple) -> None:
     assert (primitive.mode, colours[0, 3]) == (0, 1)
 
 
+def test_each_person_has_a_file_with_the_same_camera_and_scene(converted: tuple) -> None:
+    result, folder, everybody = converted
+    assert {path.name for path in (folder / "glb").iterdir()} == {f"person_{k}.glb" for k in (1, 4, 9)}
+    alone = Viewer(folder / "glb" / "person_4.glb")
+    assert len(alone.file.skins) == 1
+    seconds = seconds_of(result, FRAMES - 1)
+    joints, vertices = body_points(result, FRAMES - 1, 1, y_up(result))
+    np.testing.assert_allclose(alone.joints("person_4", seconds), joints, atol=CLOSE)
+    np.testing.assert_allclose(alone.vertices("person_4", seconds), vertices, atol=CLOSE)
+    pairs = [(file.globals(seconds)[file.names["camera"]], file) for file in (alone, everybody)]
+    np.testing.assert_array_equal(pairs[0][0], pairs[1][0])
+    places = [
+        file.array(file.file.meshes[file.file.nodes[file.names["scene"]].mesh].primitives[0].attributes.POSITION)
+        for _, file in pairs
+    ]
+    np.testing.assert_array_equal(*places)
+
+
 def test_srgb_by_hand() -> None:
     linear = linear_from_srgb(np.array([0, 10, 128, 255], np.uint8))
     np.testing.assert_allclose(linear, [0, 10 / 255 / 12.92, 0.21586, 1], atol=1e-5)

@@ -18,6 +18,8 @@ class ConvertConfig:
     body: str = ""
     """smpl:FILE or smplx:FILE, the licensed body model. Needed when the result's bodies are of it; with bodies of the
     free model, amass retargets to it and states the error."""
+    per_person: bool = True
+    """With several people, glb writes a file for each beside the one with all of them; each has camera and scene."""
     rrd_mb: float = 500.0
     """Megabytes of meshes in a file of rrd at most (165 kB per person and frame of the free body); where a clip needs
     more, its people are skeletons there, and the record says so."""

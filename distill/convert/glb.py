@@ -31,13 +31,30 @@ Channel = tuple[int, str, int, Array, str]
 def write_glb(source: Source, folder: Path) -> dict[str, Any]:
     """Write `result.glb`: what there is of people, camera and scene.
 
+    Where there are several people, `glb/person_ID.glb` holds each of them alone, with the same camera and scene, for
+    programs that want one actor a file.
+
     Raises:
         FootfallError: nothing to write, the body model's file is missing, or the file would be too large.
     """
     source.need_anything("glb")
+    everybody = list(enumerate(source.tracks))
+    _compose(source, everybody).write(folder / FILE)
+    if len(everybody) > 1 and source.config.per_person:
+        (folder / "glb").mkdir()
+        for one in everybody:
+            _compose(source, [one]).write(folder / "glb" / f"{one[1].name}.glb")
+    return {
+        "people": len(source.tracks), "camera": source.has_camera, "points": len(source.result.scene_points),
+        "time_0_s": source.start,
+    }  # fmt: skip
+
+
+def _compose(source: Source, people: list[tuple[int, Track]]) -> Glb:
+    """A file with some of the people (their numbers choose colours), the camera and the scene."""
     glb = Glb("footfall")
     channels: list[Channel] = []
-    for number, track in enumerate(source.tracks):
+    for number, track in people:
         channels += _add_person(glb, source, track, number)
     if source.has_camera:
         channels += _add_camera(glb, source)
@@ -46,11 +63,7 @@ def write_glb(source: Source, folder: Path) -> dict[str, Any]:
     if channels:
         _add_animation(glb, channels)
     glb.json["scenes"][0]["extras"] = {"world": source.world, "start_s": source.start, "fps": source.own_fps}
-    glb.write(folder / FILE)
-    return {
-        "people": len(source.tracks), "camera": source.has_camera, "points": len(source.result.scene_points),
-        "time_0_s": source.start,
-    }  # fmt: skip
+    return glb
 
 
 def _add_person(glb: Glb, source: Source, track: Track, number: int) -> list[Channel]:
