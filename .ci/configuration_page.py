@@ -29,6 +29,7 @@ SCHEMAS: Final = {
     "footfall bench teacher": "teacher.benchmark.speed:BenchConfig",
     "footfall bench student": "teacher.benchmark.student_speed:Bench",
     "footfall bench stream": "teacher.benchmark.stream_speed:Bench",
+    "footfall bench label": "teacher.benchmark.label_speed:Bench",
     "footfall bench data": "teacher.benchmark.data_speed:Bench",
     "footfall bench render": "teacher.benchmark.render_speed:Bench",
     "footfall export": "distill.export.config:ExportConfig",
@@ -39,6 +40,7 @@ SCHEMAS: Final = {
     "footfall push (labels)": "distill.shards.publish:PublishConfig",
     "footfall verify": "distill.shards.verify:VerifyConfig",
     "footfall forget": "teacher.forget:ForgetConfig",
+    "python datasets/web_video/prepare_web_video.py": "teacher.collect.config:CollectConfig",
     "python datasets/synthetic/prepare_synthetic.py": "distill.synthetic.spec:ClipSpec",
 }
 """Command -> the dataclass of its settings."""

@@ -22,8 +22,6 @@ class StudentInitConfig:
     """Folder of a student, shipped name, or Hub id; empty: no student. `--init student:CHECKPOINT` sets it."""
     device: str = "auto"
     """Where the network runs: "cpu", "cuda", "cuda:1"; "auto" takes a CUDA device if there is one."""
-    refine: bool = True
-    """Refine the student's cameras on points of the background that were followed through the clip."""
     depth_stride: int = 2
     """Every n-th pixel of the network's points is kept as depth."""
     stream: StreamConfig = field(default_factory=StreamConfig)
