@@ -174,9 +174,8 @@ def compare(calm: dict[str, Any], disturbed: dict[str, Any]) -> dict[str, Any]:
 
 def leftovers(out: Path) -> list[str]:
     """Temporary files and locks' owners that nobody holds any more, anywhere below a finished run."""
-    return sorted(
-        str(p.relative_to(out)) for p in out.rglob("*") if p.name.startswith(".") or p.name == "lock.owner.json"
-    )
+    hidden = (p for p in out.rglob("*") if p.name == "lock.owner.json" or p.name.startswith("."))
+    return sorted(str(p.relative_to(out)) for p in hidden if p.name != ".lock")
 
 
 def run_calm(arguments: Sequence[str], first: Path, log: Path) -> tuple[int, Pace, float]:

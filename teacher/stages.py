@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from teacher.initialisers.student import streaming as student
 from teacher.optimise import quality
 from teacher.optimise import run as optimise
 from teacher.scene import stage as gaussians
-from teacher.storage import is_storage_error, storage_fault
+from teacher.storage import StorageFaultError, is_storage_error, storage_fault
 from teacher.workspace import ClipFolder, StageRecord, decoded_part
 
 Runner = Callable[[ClipFolder, Any, Report], Outcome]
@@ -132,8 +133,10 @@ def _run_stage(clip: ClipFolder, stage: Stage, config: Any, context: str, report
     except StageMissingError as missing:
         record.status, record.reason = "missing" if stage.optional else "failed", str(missing)
     except Exception as error:
-        if is_storage_error(error) or storage_fault(clip.root):
-            raise  # the disk's fault is no property of the clip: nothing is recorded
+        reason = storage_fault(clip.root)
+        if reason or is_storage_error(error):  # no property of the clip: nothing is recorded, and room is made
+            shutil.rmtree(clip.stage_dir(stage.name), ignore_errors=True)
+            raise StorageFaultError(reason or str(error)) from error
         ours = not isinstance(error, FootfallError)
         record.status = "failed"
         record.reason = scrub(f"internal error: {type(error).__name__}: {error}") if ours else str(error)

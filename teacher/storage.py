@@ -19,6 +19,10 @@ STORAGE_ERRORS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 """Errors of the file system itself, not of one file."""
 
 
+class StorageFaultError(OSError):
+    """The file system, not the clip, made a stage fail."""
+
+
 def storage_fault(folder: Path) -> str:
     """Why nothing can be written into `folder` any more ("No space left on device"), or ""."""
     try:
@@ -34,7 +38,7 @@ def storage_fault(folder: Path) -> str:
 def is_storage_error(error: BaseException | None) -> bool:
     """Whether an exception, or one that it was raised from, is an error of the file system."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+        if isinstance(error, StorageFaultError) or (isinstance(error, OSError) and error.errno in STORAGE_ERRORS):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -61,5 +65,6 @@ def require_writable(folder: Path) -> None:
         reason = os.strerror(error.errno) if error.errno else str(error)
     if reason:
         raise FootfallError(
-            f"output folder {folder}", got=reason, expected="a folder that can be written", do="choose another --out"
-        )
+            f"output folder {folder}", got=reason, expected="a folder that can be written",
+            do="make room or mend its rights, or choose another --out",
+        )  # fmt: skip
