@@ -29,6 +29,7 @@ from distill.export import (
 )
 from distill.export.config import Precision
 from distill.export.files import open_graph, write_graph
+from distill.export.onnx_weights import quantise
 from distill.export.parts import cut_student, without_unused
 from distill.export.precision import in_precision
 from distill.export.write import compare
@@ -251,6 +252,28 @@ def test_smaller_encoders_agree_with_eager_in_the_same_precision(
     assert 1e-5 < (features - reference).abs().max() < 0.1  # another precision, the same network
     assert next(student.backbone.module.enc_blocks.parameters()).dtype == torch.float32  # the student is left alone
     assert path.stat().st_size < 0.7 * (onnx_folder / "encoder.onnx").stat().st_size
+
+
+def test_int8_is_smaller_and_near(student: Student, onnx_folder: Path, tmp_path: Path) -> None:
+    """The backbone alone: not one product of the heads."""
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes((onnx_folder / "encoder.onnx").read_bytes())
+    quantise(path)
+    assert path.stat().st_size < 0.4 * (onnx_folder / "encoder.onnx").stat().st_size
+    image = example_input(SIZE)[0][:1]
+    difference = (open_graph(path)(image) - student.encode(image).features).abs().max()
+    assert 1e-4 < difference < 0.5
+    before = (onnx_folder / "look.onnx").read_bytes()
+    (tmp_path / "look.onnx").write_bytes(before)
+    quantise(tmp_path / "look.onnx")
+    assert (tmp_path / "look.onnx").read_bytes() == before
+
+
+def test_int8_that_moves_answers_is_refused_with_the_number(tmp_path: Path) -> None:
+    record_parity(tmp_path, {"features": 0.7, "betas": 0.01}, "int8")
+    assert read_json(tmp_path / "parity.json")["against"] == "eager in float32"
+    with pytest.raises(FootfallError, match=r"betas off by 0\.03; expected at most 0\.02"):
+        record_parity(tmp_path, {"features": 0.7, "betas": 0.03}, "int8")
 
 
 @pytest.mark.slow
