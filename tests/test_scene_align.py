@@ -15,7 +15,15 @@ from distill.body import BodyModel
 from distill.geometry.cameras import project
 from distill.geometry.rotations import matrix_from_rotvec, rotation_angle
 from distill.geometry.transforms import invert, make_transform, transform_points
-from teacher.scene.align_bodies import UNKNOWNS, align_bodies, recolour, skin_slopes, thickness_m
+from teacher.scene.align_bodies import (
+    UNKNOWNS,
+    _add_points,
+    _turn,
+    align_bodies,
+    recolour,
+    skin_slopes,
+    thickness_m,
+)  # fmt: skip
 from teacher.scene.align_cameras import align_cameras
 from teacher.scene.chain import Chain, descend, place_rows, turn_rows
 from teacher.scene.terms import acceleration, turn_acceleration
@@ -209,6 +217,37 @@ def joints_px(world: World, drawn) -> Tensor:  # type: ignore[no-untyped-def]
     body_rot, cam_from_body = (value.detach() for value in world.bodies())
     joints = world.base.parts(world.base.betas, body_rot, cam_from_body).joints
     return project(joints.flatten(1, 2), drawn[1].K).unflatten(1, joints.shape[1:3])
+
+
+def test_rows_of_points_are_slopes_of_their_cost(body: BodyModel, drawn) -> None:  # type: ignore[no-untyped-def]
+    """Keypoints, stillness and heights: the gradient against central differences of the cost."""
+    world, _ = fresh(body, drawn)
+    base, draw = world.base, torch.Generator().manual_seed(5)
+    for value in (world.unknowns["pose"], world.unknowns["root_rot"], world.unknowns["root_pos"]):
+        value.data.copy_(0.1 * torch.randn(value.shape, generator=draw))
+    base.keypoint_weight.fill_(1.0)
+    points = base.parts(base.betas, *(value.detach() for value in world.bodies()))
+    pixels = project(points.keypoints.flatten(1, 2), base.K).view_as(base.keypoints_px)
+    # Near them: the person's height in the picture, over which errors are counted, is held fixed in the gradient.
+    base.keypoints_px.copy_(pixels + 0.5 * torch.randn(pixels.shape, generator=draw))
+    base.site_height[:] = 0.1
+
+    def chain() -> Chain:
+        found = Chain(FRAMES, UNKNOWNS)
+        turns, roots = (value[:, 0].detach() for value in world.bodies())
+        _add_points(found, world, 0, turns, roots)
+        return found
+
+    analytic, step = chain().gradient, 3e-3
+    way = torch.randn(FRAMES, UNKNOWNS, generator=draw)
+    ends = []
+    for sign in (1, -1):
+        take_back = world.remember(("pose", "root_rot", "root_pos"))
+        with torch.no_grad():
+            _turn(world, 0, sign * step * way)
+            ends.append(chain().cost)
+        take_back()
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float((analytic * way).sum()), rel=2e-2)
 
 
 def test_a_thick_coat_does_not_move_the_body(body: BodyModel) -> None:

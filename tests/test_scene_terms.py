@@ -12,10 +12,11 @@ from distill.geometry.rotations import matrix_from_quat, matrix_from_rotvec
 from distill.metrics.images import ssim
 from teacher.scene import motion, terms
 from teacher.scene.adam import RowAdam
-from teacher.scene.config import GateConfig, GaussiansConfig, PhotoWeights
+from teacher.scene.config import GateConfig, GaussiansConfig, PhotoWeights, PriorConfig
 from teacher.scene.densify import densify
 from teacher.scene.footage import make_footage
 from teacher.scene.gate import decide
+from teacher.scene.inputs import _interpolated, known_cameras
 from teacher.scene.schedule import plan, rates
 from teacher.scene.seeds import scene_gaussians, thin_points
 
@@ -153,6 +154,34 @@ def test_the_gate_says_why() -> None:
     )
     nothing = dict.fromkeys(before)
     assert decide(nothing, nothing, GateConfig()).decision == "refined"
+
+
+def test_gate_forgives_what_a_detector_errs() -> None:
+    """At 100 pixels of person, 1.5 pixels; people's own picture must not get worse meanwhile."""
+    before = {"keypoint_px": 0.5, "person_px": 100.0, "held_out_person_psnr_db": 20.0}
+    near = decide(before, {**before, "keypoint_px": 1.4, "held_out_person_psnr_db": 20.5}, GateConfig())
+    assert near.decision == "refined"
+    assert decide(before, {**before, "keypoint_px": 1.6}, GateConfig()).reasons == ["keypoint_px grows from 0.5 to 1.6"]
+    blurred = decide(before, {**before, "keypoint_px": 1.4, "held_out_person_psnr_db": 19.5}, GateConfig())
+    assert blurred.decision == "kept" and "people" in blurred.reasons[0]
+
+
+def test_corrections_between_frames_are_smooth() -> None:
+    frames = np.array([0, 4, 9, 12])
+    turn = np.sin(frames / 4)[:, None]
+    found = _interpolated(turn, frames, 15)
+    np.testing.assert_allclose(found[frames], turn)
+    np.testing.assert_allclose(found[12:], turn[-1:].repeat(3, 0))
+    broken = np.interp(np.arange(13), frames, turn[:, 0])
+    assert np.abs(np.diff(found[:13, 0], 2)).max() < 0.7 * np.abs(np.diff(broken, 2)).max()
+
+
+def test_cameras_that_reproject_well_are_believed() -> None:
+    prior = PriorConfig(camera_rot_deg=0.3, camera_pos_m=0.02)
+    assert known_cameras(prior, None, 500.0, 4.0) == prior
+    good = known_cameras(prior, 0.2, 500.0, 4.0)  # (0.2 + 0.1) / 500 rad, at 4 m
+    assert good.camera_rot_deg == pytest.approx(0.0344, abs=1e-4) and good.camera_pos_m == pytest.approx(0.0024)
+    assert known_cameras(prior, 9.0, 500.0, 4.0) == prior and good.pose_deg == prior.pose_deg
 
 
 @pytest.mark.parametrize("wrong", [{"visits": [1, 2]}, {"levels": []}, {"frames": 2}, {"densify": 2.0}])

@@ -114,6 +114,7 @@ def _equations(world: World, view: View, person: int, config: PriorConfig) -> Ch
     return chain
 
 
+@torch.no_grad()
 def _add_points(chain: Chain, world: World, person: int, turns: Tensor, roots: Tensor) -> None:
     """Keypoints at their pixels; sites that touch stand still, at the height of their stance (`motion`)."""
     base, cameras = world.base, world.world_from_cam()
