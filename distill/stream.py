@@ -347,20 +347,15 @@ class Stream:
 
         Returns:
             [N, 3] in its camera, in the network's metres (e^-log_scale of them is true ones), and [N, 3] uint8; empty
-            if the network has no points (exported graphs, feature-only backbones).
+            if the network has no points (feature-only backbones).
         """
         if not isinstance(self.network, Finder) or not self.network.has_points:
             return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
         now = self._past[-1]
-        nobody = Prompts(
-            boxes=torch.zeros(1, 0, 2, 4), valid=torch.zeros(1, 0, 2, dtype=torch.bool),
-            K=self._network_K.expand(1, 2, 3, 3), looks=torch.zeros(1, 0, 2, self.network.look_width),
-        )  # fmt: skip
-        pair = self.network.pair(now.tokens, self._past[0].tokens, nobody, points=True)
-        assert pair.points_a is not None and pair.conf_a is not None
-        points = pair.points_a[0] * pair.log_scene_scale.exp()
+        found, confidence = self.network.points(now.tokens, self._past[0].tokens)
+        points = found[0] * float(np.exp(self._log_scale or 0.0))
         small = (self._prepare(image)[0].permute(1, 2, 0) * 255).byte()
-        keep = pair.conf_a[0] > min_confidence
+        keep = confidence[0] > min_confidence
         for box in now.boxes.values():
             left, top, right, bottom = (int(v) for v in box.clamp(min=0))
             keep[top : bottom + 1, left : right + 1] = False
