@@ -50,8 +50,8 @@ class RunConfig:
     image_fps: float = 30.0
     """Frame rate of a folder of images."""
     people: Literal["auto", "tokens", "landmarks"] = "auto"
-    """Who finds and follows people: the student in its own tokens, or the landmark tracker (extra `people`), which
-    exported graphs always take. "auto" takes the tracker where it is installed: it has seen real people."""
+    """Who finds and follows people: the student in its own tokens, or the landmark tracker (extra `people`).
+    "auto" takes the tracker where it is installed: it has seen real people."""
     device: str = "auto"
     """Where the network runs: "cpu", "cuda", "cuda:1"; "auto" takes a CUDA device if there is one."""
     scene_every: int = 15

@@ -52,7 +52,9 @@ class ExportedStudent:
         return Candidates(logit=logit, boxes=boxes)
 
     def identify(self, tokens: Tokens, boxes: Tensor) -> Tensor:
-        """See `Student.identify`, for one frame."""
+        """See `Student.identify`, for one frame; nobody's vectors have no channels."""
+        if not boxes.shape[1]:  # graphs take one person or more
+            return boxes.new_zeros(1, 0, 0)
         return self.graphs["identify"](tokens.features, boxes)
 
     def points(self, a: Tokens, b: Tokens) -> tuple[Tensor, Tensor]:
