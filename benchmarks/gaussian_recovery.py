@@ -209,6 +209,19 @@ def fitted(
     }
 
 
+def beside(path: Path, refined: Path, held: Path) -> None:
+    """One picture: a frame, what was rendered with cameras and poses held, and what was rendered with refined ones."""
+    from PIL import Image
+
+    frames = [Image.open(folder / "beside.jpg") for folder in (refined, held)]
+    width, height = frames[0].width // 3, frames[0].width * 4 // 9  # three columns of three by four
+    whole = Image.new("RGB", (3 * width, height), "white")
+    whole.paste(frames[0].crop((0, 0, width, height)), (0, 0))
+    for column, frame in ((1, frames[1]), (2, frames[0])):
+        whole.paste(frame.crop((width, 0, 2 * width, height)), (column * width, 0))
+    whole.save(path, quality=85)
+
+
 def show(part: float, text: str) -> None:
     """Progress on one line."""
     print(f"\r{part:5.1%} {text}".ljust(60), end="", flush=True)
@@ -234,6 +247,8 @@ def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
                 folder = Path(config.pictures) / row.replace(" ", "-") if config.pictures else None
                 rows[row] = fitted(drawn, start, settings, refine=refine, folder=folder)
                 write_rows(path, config, rows)
+                if folder is not None and not refine:
+                    beside(folder.parent / f"{name}.jpg", folder.parent / f"{name}-refined", folder)
             print(row, {k: round(v, 2) for k, v in rows[row]["after"].items()}, round(rows[row]["held_out_psnr_db"], 2))
 
 
