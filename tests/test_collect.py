@@ -20,7 +20,7 @@ from distill.synthetic import ClipSpec, make_clip, render_clip
 from teacher.collect import run as collecting
 from teacher.collect.config import CollectConfig, DuplicatesConfig, EstimateConfig, SegmentsConfig, ShotsConfig
 from teacher.collect.duplicates import find_repeats, picture_hash
-from teacher.collect.estimate import LABEL_SECONDS, SURVEY_SECONDS, estimate
+from teacher.collect.estimate import LABEL_SECONDS, SURVEY_SECONDS, estimate, label_speed
 from teacher.collect.segments import choose
 from teacher.collect.shots import find_shots, probe
 from teacher.collect.sources import find_sources
@@ -183,15 +183,21 @@ def test_still_cameras_are_kept_if_any_will_do() -> None:
 
 def test_costs_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # without benchmarks/results
-    cost = estimate(10, EstimateConfig(price=3.0, survey_price=0.1))
-    assert cost.label_cost == pytest.approx(10 * LABEL_SECONDS / 3600 * 3.0)
+    cost = estimate(10, EstimateConfig(core_price=0.1, gpu_price=3.0, cores_per_gpu=8))
+    assert cost.label_cost == pytest.approx(10 * LABEL_SECONDS / 3600 * 0.1)
     assert cost.survey_cost == pytest.approx(10 * SURVEY_SECONDS / 3600 * 0.1)
     row = tmp_path / "row.json"
-    row.write_text(json.dumps({"name": "label", "rows": [{"seconds_per_video_hour": 7200}]}))
-    assert estimate(10, EstimateConfig(label_row=str(row))).label_hours == 20
+    row.write_text(json.dumps({"name": "label", "totals": {"processor_seconds_per_video_hour": 7200}}))
+    told = estimate(10, EstimateConfig(gpu_price=3.0, cores_per_gpu=8, label_row=str(row)))
+    assert (told.label_hours, told.gpu_hours, told.gpu_cost) == (20, 2.5, 7.5)
     row.write_text("{}")
-    with pytest.raises(FootfallError, match="seconds_per_video_hour"):
+    with pytest.raises(FootfallError, match="processor_seconds_per_video_hour"):
         estimate(10, EstimateConfig(label_row=str(row)))
+
+
+def test_the_benchmark_in_the_repository_is_read() -> None:
+    seconds, basis = label_speed("")
+    assert 1000 < seconds < 1e6 and (basis.startswith("benchmarks") or seconds == LABEL_SECONDS)
 
 
 # ---- all of it

@@ -1,7 +1,7 @@
 """Turn downloaded videos into a manifest of what is worth labelling. Nothing is downloaded here.
 
 python datasets/web_video/prepare_web_video.py videos=FOLDER out=data/web_video licence="CC-BY-4.0"
-python datasets/web_video/prepare_web_video.py videos=FOLDER ids=ids.csv estimate.price=2.5 estimate_only=true
+python datasets/web_video/prepare_web_video.py videos=FOLDER ids=ids.csv estimate.gpu_price=2.5 estimate_only=true
 
 Settings are those of `teacher.collect.config.CollectConfig` (docs/collections.md). Run it again after a stop: videos
 that are surveyed are not looked at again.

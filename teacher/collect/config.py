@@ -83,16 +83,18 @@ class SegmentsConfig:
 class EstimateConfig:
     """What time costs."""
 
-    price: float = 2.0
-    """Of an hour of the machine that labels, in any currency: a GPU or one core, as the benchmark row was made."""
-    survey_price: float = 0.05
-    """Of an hour of one core, for the survey, in the same currency."""
+    core_price: float = 0.04
+    """Of an hour of one core, in any currency."""
+    gpu_price: float = 2.0
+    """Of an hour of a GPU with its cores, in the same currency."""
+    cores_per_gpu: int = 16
+    """Cores that are rented with a GPU."""
     label_row: str = ""
-    """Result file of `footfall bench label`; empty: that in benchmarks/results, else docs/collections.md's number."""
+    """Result file of `footfall bench label`; empty: that in benchmarks/results, else docs/benchmark.md's number."""
 
     def __post_init__(self) -> None:
-        if self.price < 0 or self.survey_price < 0:
-            raise ValueError("estimate: prices of 0 or more are expected")
+        if min(self.core_price, self.gpu_price) < 0 or self.cores_per_gpu < 1:
+            raise ValueError("estimate: prices of 0 or more and cores_per_gpu of at least 1 are expected")
 
 
 @dataclass(kw_only=True)
@@ -100,7 +102,7 @@ class CollectConfig:
     """`datasets/web_video/prepare_web_video.py`."""
 
     videos: str = ""
-    """Folder of the downloaded videos; folders of numbered images in it count too."""
+    """Folder of the downloaded videos, which has to be named; folders of numbered images in it count too."""
     ids: str = ""
     """List of videos: .txt (an id a line), or .csv or .jsonl with columns id, url, sha256, licence, source, source_id,
     consent. Empty: everything in `videos`."""
@@ -121,7 +123,5 @@ class CollectConfig:
     estimate: EstimateConfig = field(default_factory=EstimateConfig)
 
     def __post_init__(self) -> None:
-        if not self.videos:
-            raise ValueError("videos: name the folder of downloaded videos (videos=FOLDER)")
         if self.workers < 1:
             raise ValueError(f"workers: got {self.workers}, expected at least 1")

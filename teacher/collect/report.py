@@ -56,8 +56,7 @@ def describe(cost: Estimate, sources: Sources) -> list[str]:
     lines = [
         f"{len(sources.videos)} videos, {cost.video_hours:.2f} hours",
         f"survey: about {cost.survey_hours:.2f} core hours, {cost.survey_cost:.2f}",
-        f"labelling, if all of it were kept: about {cost.label_hours:.1f} machine hours, {cost.label_cost:.2f} "
-        f"(speed: {cost.basis})",
+        f"labelling, if all of it were kept: {describe_labelling(cost)} (speed: {cost.basis})",
     ]
     if sources.copies:
         lines.append(f"exact copies left out: {', '.join(f'{a} of {b}' for a, b in sources.copies.items())}")
@@ -66,6 +65,14 @@ def describe(cost: Estimate, sources: Sources) -> list[str]:
     if sources.wrong:
         lines.append(f"with another hash than listed, left out: {', '.join(sources.wrong[:20])} ({len(sources.wrong)})")
     return lines
+
+
+def describe_labelling(cost: Estimate) -> str:
+    """Hours and money, on cores and on GPUs."""
+    return (
+        f"about {cost.label_hours:.2f} core hours, {cost.label_cost:.2f}; "
+        f"or {cost.gpu_hours:.2f} GPU hours, {cost.gpu_cost:.2f}"
+    )
 
 
 def write_report(out: Path, rows: Sequence[Row], lines: Sequence[str], failed: dict[str, str]) -> None:

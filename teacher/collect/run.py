@@ -19,7 +19,7 @@ from distill.files import read_json, write_json, write_text
 from teacher.collect.config import CollectConfig
 from teacher.collect.duplicates import find_repeats
 from teacher.collect.estimate import estimate
-from teacher.collect.report import Row, describe, print_table, write_report
+from teacher.collect.report import Row, describe, describe_labelling, print_table, write_report
 from teacher.collect.segments import Segment, choose
 from teacher.collect.shots import probe
 from teacher.collect.sources import Video, find_sources
@@ -44,6 +44,8 @@ def collect(config: CollectConfig) -> Collected:
     Raises:
         FootfallError: nothing to work on, or a list or setting is wrong; nothing was surveyed then.
     """
+    if not config.videos:
+        raise FootfallError("videos", got="nothing", expected="a folder of downloaded videos", do="say videos=FOLDER")
     out = Path(config.out)
     sources = find_sources(Path(config.videos), Path(config.ids) if config.ids else None)
     failed: dict[str, str] = {}
@@ -63,11 +65,8 @@ def collect(config: CollectConfig) -> Collected:
     manifest = _write_manifest(out / "manifest.jsonl", rows, config)
     kept = [row.segment for row in rows if row.segment.kept]
     hours = sum(segment.end_s - segment.start_s for segment in kept) / 3600
-    cost = estimate(hours, config.estimate)
-    lines.append(
-        f"kept: {len(kept)} segments, {3600 * hours:.0f} s; "
-        f"labelling them: about {cost.label_hours:.2f} machine hours, {cost.label_cost:.2f}"
-    )
+    cost = describe_labelling(estimate(hours, config.estimate))
+    lines.append(f"kept: {len(kept)} segments, {3600 * hours:.0f} s; labelling them: {cost}")
     print_table(rows)
     print(lines[-1])
     write_report(out, rows, lines, failed)
