@@ -4,6 +4,7 @@
 
 A drawn clip in which two people cross goes back and forth for `--frames` frames, so that they cross again and again.
 Writes report.json (a row with hardware and versions) and memory.png to OUT; settings are those of `footfall run`.
+Interrupted (Ctrl-C), it reports of the frames until then.
 """
 
 from __future__ import annotations
@@ -134,19 +135,19 @@ def measure(clip: Path, out: Path, frames: int, checkpoint: str, config: RunConf
     summary = run_video(source, checkpoint, out / "result", config)
     spent = {"seconds": round(time.perf_counter() - start), "cpu_seconds": round(time.process_time() - cpu)}
     result, truth = load_result(out / "result"), load_result(clip / "truth")
-    memory = np.array(source.memory)
-    steady = memory[memory[:, 0] >= WARM * frames, 1]
+    memory, seen = np.array(source.memory), summary["frames"]
+    steady = memory[memory[:, 0] >= WARM * seen, 1]
     boxes = load_arrays(clip / "keypoints.npz")[0]["box_xyxy"]
     latency = read_json(out / "result" / "latency.json")
     plot_memory(out / "memory.png", memory)
     return {
-        "clip": clip.name, "frames": summary["frames"], "people_in_clip": len(truth.motion.ids), **spent,
+        "clip": clip.name, "frames": seen, "frames_wanted": frames, "people_in_clip": len(truth.motion.ids), **spent,
         "people_found": summary["people"],
         "memory_first_mb": round(float(steady[0]), 1), "memory_last_mb": round(float(steady[-1]), 1),
         "memory_most_mb": round(float(steady.max()), 1),
         "memory_growth": round(float(steady.max() / steady[0] - 1), 4),
-        "clock_error_s": float(np.abs(result.cameras.timestamps - np.arange(frames) / 30).max()),
-        "identities": identities(result, truth, boxes, [source.place(k) for k in range(frames)]),
+        "clock_error_s": float(np.abs(result.cameras.timestamps - np.arange(seen) / 30).max()),
+        "identities": identities(result, truth, boxes, [source.place(k) for k in range(seen)]),
         "breaks": result.meta.get("breaks", []), "stream": result.meta["stream"],
         **{key: latency[key] for key in ("hardware", "torch", "commit", "frames_per_s", "end_to_end")},
         "memory_mb": [[int(k), round(float(mb), 1)] for k, mb in memory],

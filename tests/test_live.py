@@ -68,10 +68,8 @@ def test_items_pass_all_stages_in_order_and_at_the_same_time() -> None:
             together[0] -= 1
         return item + 1
 
-    start = time.perf_counter()
     assert list(overlapped(range(30), [work, work, work])) == [k + 3 for k in range(30)]
-    assert most[0] >= 2
-    assert time.perf_counter() - start < 3 * 30 * 0.01  # one after the other would take longer
+    assert 2 <= most[0] <= 3
 
 
 def test_what_a_stage_or_a_source_raises_comes_out_and_everything_stops() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distill.spool import Rows
-from distill.synthetic import ClipSpec, make_clip
+from distill.synthetic import ClipSpec
 from distill.synthetic.clips import write_clip
 from teacher.run_video import RunConfig
 from tests.student_support import one_thread  # noqa: F401 (a fixture)
@@ -22,7 +22,7 @@ def test_a_long_stream_keeps_memory_clock_and_identities(tmp_path: Path) -> None
 
     spec = ClipSpec(id="cross", seed=7028, frames=24, people=2, motion="cross", camera="static", size=[240, 136],
                     supersample=1)  # fmt: skip
-    write_clip(make_clip(spec), tmp_path / "cross")
+    write_clip(tmp_path / "cross", spec)
     report = measure(tmp_path / "cross", tmp_path / "out", 300, "tiny", RunConfig(people="tokens"))
     assert report["frames"] == 300 and report["breaks"] == []
     assert report["clock_error_s"] == 0.0

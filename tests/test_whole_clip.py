@@ -135,7 +135,7 @@ def test_drawn_predictions_come_nearer_to_the_truth_and_fast_motion_stays() -> N
     """Over several draws; speeds above 3 Hz keep their energy within what the first pass has of it."""
     config, before, after, energy = FuserConfig(), [], [], []
     for seed in range(4):
-        clip = make_clip(ClipSpec(seed=20 + seed, frames=90, fps=30.0, camera="walk", motion="walk", speed=2.4))
+        clip = make_clip(ClipSpec(seed=20 + seed, frames=90, fps=30.0, camera="walk", motion="jog", speed=2.8))
         observations = simulate(clip.truth, free_body(), seed)
         first = paths_of(fused(observations, config, HONEST))
         found = smooth_clip(observations, first, config, camera="moving", scales=HONEST)

@@ -35,9 +35,9 @@ WINDOW: Final = 600
 """Frames that are solved together."""
 AHEAD: Final = 300
 """Frames after them that are solved with them and thrown away: longer than what is remembered of scales."""
-STEPS: Final = 12
+STEPS: Final = 30
 """Gauss-Newton steps at most."""
-TURNED_STEPS: Final = 8
+TURNED_STEPS: Final = 15
 """The same, for a person turned the other way round."""
 CLAMP: Final = 1e-5
 """Deviation, rad and m, of frames that an earlier window has settled."""
@@ -170,8 +170,9 @@ class _WholeFuser(Fuser):
         nodes = self._add_frame(observation)
         for owner, node in nodes.items():
             self._place(owner, node)
-            if clamp:
-                self.window.pin(NODE * node + np.arange(NODE), np.full(NODE, CLAMP))
+            if clamp:  # how far a person's depth is off is not handed from window to window
+                held = NODE if owner == CAMERA else NODE - 1
+                self.window.pin(NODE * node + np.arange(held), np.full(held, CLAMP))
 
     def _place(self, owner: int, node: int) -> None:
         """A node at its first guess, which the fuser gave; where it gave none, the node stays where it is."""

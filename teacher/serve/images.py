@@ -33,6 +33,8 @@ def decode_frame(data: bytes, config: ServeConfig) -> NDArray[Any]:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except FootfallError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _bad("far too many pixels", f"at most {config.max_pixels}") from error
     except Exception as error:  # decoders of images raise whatever they like
         raise _bad("bytes that are no picture", "a JPEG or PNG") from error
 
