@@ -61,16 +61,17 @@ def make_sample(key: str, *, frames: int = 12, people: int = 2, size: tuple[int,
         "frame_weight": np.ones((frames, people)),
         "depth": rng.random((frames, 4, 6)),
     }
+    clip = key.rpartition("-")[0]
     coarse = rng.integers(0, 255, (frames, size[1] // 8, size[0] // 8, 3)).astype(np.uint8)
     return Sample(
         key=key,
         meta={
-            "schema_version": SCHEMA_VERSION, "clip": key.split("-")[0], "first_frame": int(key.split("-")[1]),
+            "schema_version": SCHEMA_VERSION, "clip": clip, "first_frame": int(key.rpartition("-")[2]),
             "size": list(size), "body_model": "anny", "world": "first_camera", "source": "drawn", "licence": "CC0-1.0",
-            "source_sha256": hashlib.sha256(key.split("-")[0].encode()).hexdigest(),
+            "source_sha256": hashlib.sha256(clip.encode()).hexdigest(),
             "teacher_commit": "abc", "config_hash": {"joint": "0123"},
             "weights": {"blazepose": {"sha256": "1", "licence": "Apache-2.0"}},
-            "quality": {"decision": "accept", "weight": 1.0, "reasons": []}, "source_id": key.split("-")[0],
+            "quality": {"decision": "accept", "weight": 1.0, "reasons": []}, "source_id": clip,
             "consent": "", "blurred": True,
         },
         arrays={name: np.asarray(arrays[name]).astype(rule.dtype) for name, rule in FIELDS.items()},

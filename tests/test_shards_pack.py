@@ -4,94 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from distill.files import read_json, save_arrays, write_json
-from distill.geometry.rotations import matrix_from_quat
-from distill.geometry.transforms import from_quat_trans
-from distill.results import Cameras, Motion, Result, save_result
+from distill.files import read_json
 from distill.shards.reader import ShardReader, find_shards
 from distill.shards.schema import Sample
 from teacher.pack import PackConfig, pack
-from teacher.stagefiles import DepthInit, Frames, People
-from teacher.workspace import ClipFolder, ClipSource, StageRecord
-from tests.shard_support import SIZE, make_sample
+from teacher.workspace import ClipFolder, ClipSource
+from tests.labels_support import FRAMES, make_clip
+from tests.shard_support import make_sample
 from tests.student_support import one_thread  # noqa: F401 (a fixture)
 
-FRAMES = 20
-
-
-def finish(clip: ClipFolder, stage: str, weights: dict[str, object] | None = None) -> None:
-    clip.finish(
-        StageRecord(
-            stage=stage, status="done", implementation=stage, config_hash=f"hash-{stage}", inputs={},
-            weights=weights or {},
-        )
-    )  # fmt: skip
-
-
-def make_clip(out: Path, name: str, decision: str, *, depth: bool = True, **source: Any) -> Sample:
-    """A solved clip's folder; returns what its labels are, as one chunk. `source`: fields of its `ClipSource`."""
-    truth = make_sample(f"{name}-000000", frames=FRAMES)
-    arrays = truth.arrays
-    clip = ClipFolder(out / "clips" / name)
-    clip.write_source(
-        ClipSource(**{
-            "id": name, "path": "/v.mp4", "sha256": hashlib.sha256(name.encode()).hexdigest(), "licence": "CC-BY-4.0",
-            "source": "https://x.org", **source,
-        })
-    )  # fmt: skip
-    for stage in ("frames", "people", "joint", "quality", *(["depth"] if depth else [])):
-        clip.begin(stage)
-    for k, (frame, mask) in enumerate(zip(truth.frames, truth.masks, strict=True)):
-        Frames.image_path(clip.stage_dir("frames"), k).write_bytes(frame)
-        path = People.mask_path(clip.stage_dir("people"), k)
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(mask)
-    visible = arrays["present"].copy()
-    visible[3, 1] = False
-    People(
-        visible=visible, box_xyxy=arrays["box_xyxy"], score=visible.astype(np.float32),
-        keypoints_px=np.zeros((FRAMES, 2, 23, 2), np.float32), keypoint_score=np.zeros((FRAMES, 2, 23), np.float32),
-        keypoints_hip=np.zeros((FRAMES, 2, 23, 3), np.float32),
-    ).save(clip.stage_dir("people"))  # fmt: skip
-    save_result(clip.stage_dir("joint"), make_result(truth))
-    save_arrays(clip.stage_dir("joint") / "scale.npz", {"metres_per_unit": np.full(FRAMES, 2.0)})
-    weight = np.linspace(0.5, 1, FRAMES * 2, dtype=np.float32).reshape(FRAMES, 2)
-    save_arrays(clip.stage_dir("quality") / "quality.npz", {"frame_weight": weight})
-    verdict = {"decision": decision, "weight": 0.75, "reasons": ["slip"], "numbers": {}}
-    write_json(clip.stage_dir("quality") / "quality.json", verdict)
-    if depth:
-        DepthInit(depth=np.full((FRAMES, 4, 6), 1.5, np.float16)).save(clip.stage_dir("depth"))
-        finish(clip, "depth")
-    for stage in ("frames", "joint", "quality"):
-        finish(clip, stage)
-    finish(clip, "people", {"blazepose": {"sha256": "1", "licence": "Apache-2.0"}})
-    return truth
-
-
-def make_result(truth: Sample) -> Result:
-    """The labels of a sample as a result."""
-    a = {name: torch.from_numpy(array) for name, array in truth.arrays.items()}
-    return Result(
-        cameras=Cameras(
-            K=truth.arrays["K"], size=SIZE, timestamps=truth.arrays["timestamps"],
-            world_from_cam=from_quat_trans(a["world_from_cam_quat"], a["world_from_cam_trans"]).numpy(),
-            valid=np.arange(FRAMES) != 5,
-        ),
-        motion=Motion(
-            ids=np.array([0, 1]), present=truth.arrays["present"], body_model="anny", betas=truth.arrays["betas"],
-            body_rot=matrix_from_quat(a["body_quat"]).numpy(),
-            cam_from_body=from_quat_trans(a["cam_from_body_quat"], a["cam_from_body_trans"]).numpy(),
-            joints_cam=truth.arrays["joints_cam"], contact_prob=truth.arrays["contact_prob"],
-            stature=truth.arrays["stature"], confidence=np.ones((FRAMES, 2), np.float32),
-        ),
-        meta={"world": "first_camera"},
-    )  # fmt: skip
+FAIR = f"fair_1-{hashlib.sha256(b'fair.1').hexdigest()[:6]}"
+"""Stem of the keys of clip fair.1."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +38,7 @@ def samples_of(labels: Path) -> dict[str, Sample]:
 
 
 def test_only_accepted_clips_in_full_chunks(labels: Path) -> None:
-    assert list(samples_of(labels)) == [f"{name}-{start:06d}" for name in ("fair_1", "good") for start in (0, 8, 12)]
+    assert list(samples_of(labels)) == [f"{name}-{start:06d}" for name in (FAIR, "good") for start in (0, 8, 12)]
     totals = read_json(labels / "manifest.json")["totals"]
     assert totals["clips"] == 2
     assert totals["frames"] == 2 * FRAMES  # overlapping chunks do not count twice
@@ -139,11 +66,11 @@ def test_trust_and_validity_travel(labels: Path) -> None:
 def test_depth_is_in_metres_and_may_be_absent(labels: Path) -> None:
     samples = samples_of(labels)
     np.testing.assert_array_equal(samples["good-000000"].arrays["depth"], np.full((8, 4, 6), 3.0, np.float16))
-    assert samples["fair_1-000000"].arrays["depth"].shape == (8, 0, 0)
+    assert samples[f"{FAIR}-000000"].arrays["depth"].shape == (8, 0, 0)
 
 
 def test_the_chain_from_sample_to_source(labels: Path) -> None:
-    meta = samples_of(labels)["fair_1-000012"].meta
+    meta = samples_of(labels)[f"{FAIR}-000012"].meta
     assert (meta["clip"], meta["first_frame"], meta["licence"]) == ("fair.1", 12, "CC-BY-4.0")
     assert meta["weights"] == {"blazepose": {"sha256": "1", "licence": "Apache-2.0"}}
     assert meta["config_hash"]["joint"] == "hash-joint"

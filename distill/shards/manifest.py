@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -23,8 +24,8 @@ CLIP_FACTS: Final = (
 
 
 def clip_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What a manifest says of a clip, from the meta of one of its samples."""
-    return {name: meta[name] for name in CLIP_FACTS}
+    """What a manifest says of a clip, from the meta of one of its samples; tables in it are sorted as there."""
+    return {name: json.loads(json.dumps(meta[name], sort_keys=True)) for name in CLIP_FACTS}
 
 
 def make_manifest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def repair(out: Path, make: Make) -> Repair:
         for shard in list(labels.manifest["shards"]):
             _restore(labels, shard, make, result)
         _adopt(labels, stones, make, result)
+        _refresh_facts(labels)
         left = [path.relative_to(out).as_posix() for path in find_strays(out, labels.manifest)]
         keys, parts = set[str](), dict[tuple[str, float, float], str]()
 
@@ -110,7 +111,7 @@ def _take_in(path: Path, shards: list[dict[str, Any]], facts: dict[str, dict[str
     return here
 
 
-def _restore(labels: Labels, shard: Mapping[str, Any], make: Make, result: Repair) -> None:
+def _restore(labels: Labels, shard: dict[str, Any], make: Make, result: Repair) -> None:
     """Write a damaged shard again if that gives the bytes that its manifest names; else note what is lost."""
     path, rows = labels.path(shard["name"]), labels.rows.get(shard["name"], [])
     if path.is_file() and path.stat().st_size == shard["bytes"] and sha256_of(path) == shard["sha256"]:
@@ -129,9 +130,21 @@ def _restore(labels: Labels, shard: Mapping[str, Any], make: Make, result: Repai
             stream.writelines(data)
         result.done.append(f"shards/{path.name}: restored, byte for byte ({len(broken)} clips made again)")
         return
+    shard["bytes"] = -1  # so that what is whole of it moves
     result.lost |= broken
     whole = sum(piece is not None for _, piece in whole_pieces(path, rows))
     result.done.append(f"shards/{path.name}: {whole} of {shard['samples']} samples saved in a new shard")
+
+
+def _refresh_facts(labels: Labels) -> None:
+    """What the manifest says of its clips, as their samples say it."""
+    seen = set[str]()
+    for shard in labels.manifest["shards"]:
+        first = {row.clip: row for row in reversed(labels.rows.get(shard["name"], [])) if row.clip not in seen}
+        for row, piece in whole_pieces(labels.path(shard["name"]), list(first.values())):
+            if piece is not None:
+                seen.add(row.clip)
+                labels.manifest["clips"].setdefault(row.clip, {}).update(clip_facts(from_piece(piece).meta))
 
 
 def _sha256(parts: Iterable[bytes]) -> str:

@@ -64,7 +64,7 @@ def _in_folder(folder: Path) -> list[str]:
         for names, what in ((strange, "not in its manifest and left out"), (missing, "in its manifest but not there")):
             if names:
                 log.warning("%s: %s %s; run footfall verify on it", folder, ", ".join(names[:5]), what)
-        found = [path for path in found if path.name in rows]
+        found = [folder / name for name in rows if name not in missing]  # in the manifest's order, as from afar
     return [str(path) for path in found]
 
 
