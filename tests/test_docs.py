@@ -34,3 +34,10 @@ def test_every_extra_is_in_the_readme() -> None:
         (ROOT / "README.md").read_text(encoding="utf-8").split("| extra | for |")[1].split("\n\n")[0].splitlines()[2:]
     )
     assert sorted(name for row in rows for name in re.findall(r"`([a-z0-9]+)`", row.split("|")[1])) == sorted(extras)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_pages_name_are_there(page: Path) -> None:
+    """Tests that hold an answer, benchmarks that made a number, configs."""
+    named = re.findall(r"`((?:tests|benchmarks|configs)/[\w/.-]+\.(?:py|yaml))`", page.read_text(encoding="utf-8"))
+    assert sorted({name for name in named if not (ROOT / name).is_file()}) == []
