@@ -34,9 +34,15 @@ from distill.synthetic import collection, write_collection
 from teacher.execution.tries import read_tries
 from teacher.pipeline import label
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 STORE_BYTES: Final = 100_000_000
 """Ray's object store: what passes through it is a few kilobytes of JSON."""
+PATIENCE: Final = {
+    "RAY_raylet_start_wait_time_s": "600",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_health_check_timeout_ms": "120000",
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+}
+"""Ray's own limits, which a machine with other work on it breaks."""
 
 
 @dataclass(kw_only=True)
@@ -99,7 +105,7 @@ def start_node(*words: str, cores: int) -> subprocess.Popen[bytes]:
     """`ray start --block` in a process of its own."""
     command = [str(Path(sys.executable).with_name("ray")), "start", *words, "--block", f"--num-cpus={cores}"]
     command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **PATIENCE})
 
 
 def kill_node(node: subprocess.Popen[bytes]) -> int:
@@ -184,12 +190,13 @@ def run_bench(out: Path, bench: WorkersBench) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, write `benchmarks/results/workers.json`; 1 if a clip is missing or a shard differs."""
+    """Measure, write `OUT/workers.json`; 1 if a clip is missing or a shard differs."""
     if len(sys.argv) < 2:
         print(__doc__)
         return 2
-    row = run_bench(Path(sys.argv[1]), load_config(WorkersBench, None, sys.argv[2:]))
-    write_json(ROOT / "benchmarks" / "results" / "workers.json", row)
+    out = Path(sys.argv[1])
+    row = run_bench(out, load_config(WorkersBench, None, sys.argv[2:]))
+    write_json(out / "workers.json", row)
     print(json.dumps(row, indent=1))
     whole = row["same_shards"] and row.get("ray", {}).get("same_shards", True)
     return 0 if whole else 1
