@@ -133,7 +133,10 @@ def test_somebody_begun_back_to_front_is_turned_round() -> None:
 
 def test_drawn_predictions_come_nearer_to_the_truth_and_fast_motion_stays() -> None:
     """Over several draws; speeds above 3 Hz keep their energy within what the first pass has of it."""
-    config, before, after, energy = FuserConfig(), [], [], []
+    config = FuserConfig()
+    before: list[float] = []
+    after: list[float] = []
+    energy: list[float] = []
     for seed in range(4):
         clip = make_clip(ClipSpec(seed=20 + seed, frames=90, fps=30.0, camera="walk", motion="jog", speed=2.8))
         observations = simulate(clip.truth, free_body(), seed)

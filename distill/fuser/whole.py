@@ -104,16 +104,25 @@ class _LongWindow(Window):
         self._columns.append(columns)
         self._weights.append(np.broadcast_to(1 / sigma**2, columns.shape))
 
+    def place(self, node: int, R: Array, t: Array) -> None:
+        """Put a node somewhere; a pin holds it there."""
+        for states in (self.states, self._at):
+            states.R[node], states.t[node] = R, t
+
+    def set_factor(self, node: int, value: float, *, held: bool) -> None:
+        """The log factor of a node; `held`: a pin holds it there, and not at what it was when the node was added."""
+        self.states.factor[node] = value
+        if held:
+            self._at.factor[node] = value
+
     def solve(self, steps: int) -> None:
         """Gauss-Newton until hardly anything moves."""
-        start = self.states.copy() if not self._at.nodes else self._at
-        self._at = start
         columns, weights = np.concatenate(self._columns), np.concatenate(self._weights)
         for _ in range(steps):
             prior = np.zeros(self.states.size)
             np.add.at(prior, columns, weights)
             H, g = self._normal_equations()
-            g += prior * self.states.step_from(start)
+            g += prior * self.states.step_from(self._at)
             factor = splu(
                 (H + sparse.diags(prior + 1e-9)).tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
                 options={"SymmetricMode": True},
@@ -169,22 +178,22 @@ class _WholeFuser(Fuser):
         self._times[self._index] = max(observation.timestamp, last + 1e-3)
         nodes = self._add_frame(observation)
         for owner, node in nodes.items():
-            self._place(owner, node)
+            self._place(owner, node, clamp)
             if clamp:  # how far a person's depth is off is not handed from window to window
                 held = NODE if owner == CAMERA else NODE - 1
                 self.window.pin(NODE * node + np.arange(held), np.full(held, CLAMP))
 
-    def _place(self, owner: int, node: int) -> None:
+    def _place(self, owner: int, node: int, clamp: bool) -> None:
         """A node at its first guess, which the fuser gave; where it gave none, the node stays where it is."""
-        k, first, states = self._index, self._first, self.window.states
+        k, first = self._index, self._first
         camera = first.world_from_cam[k]
         pose = camera if owner == CAMERA else self._seen.get(owner, {}).get(k)
         if pose is None:
             return
-        states.R[node] = pose[:3, :3]
-        states.t[node] = self._camera_at[k] + np.exp(first.log_scale[k]) * (pose[:3, 3] - camera[:3, 3])
+        away = np.exp(first.log_scale[k]) * (pose[:3, 3] - camera[:3, 3])
+        self.window.place(node, pose[:3, :3], self._camera_at[k] + away)
         if owner == CAMERA:
-            states.factor[node] = first.log_scale[k]
+            self.window.set_factor(node, float(first.log_scale[k]), held=clamp)
 
     def solve(self, clamped: int) -> None:
         """Best states; everybody is tried the other way round, but for the first `clamped` frames."""
