@@ -1,4 +1,4 @@
-"""Short versions of `benchmarks/kill_test.py` and `benchmarks/workers.py`: killed runs, and a cluster that loses a node."""
+"""Short versions of `benchmarks/kill_test.py` and `benchmarks/workers.py`: killed runs, a cluster that loses a node."""
 
 from __future__ import annotations
 
