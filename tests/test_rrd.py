@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,11 @@ def test_bodies_are_skeletons_where_meshes_would_be_large(body: BodyModel, tmp_p
     assert not recording.frames("/result/people/person_1/body", "vertex_positions")
     assert len(recording.frames("/result/people/person_1/joints", "positions")) == FRAMES
     assert (tmp_path / "o" / "result.rrd").stat().st_size < 1e6
+    program = Path(sys.executable).with_name("rerun")
+    told = subprocess.run(
+        [program, "rrd", "verify", tmp_path / "o" / "result.rrd"], capture_output=True, text=True, check=False
+    )
+    assert "1 file verified without error" in told.stdout + told.stderr
 
 
 def test_view_writes_two_results_with_pictures(body: BodyModel, tmp_path: Path, capsys: Any) -> None:
