@@ -4,7 +4,8 @@
 
 Worlds are drawn from seeds of their own. Of each, two frames are the sources. Targets are the frame in the middle
 between them (`frame`), and the same moment from a camera half a metre to the right (`view`), where no camera ever was.
-Beside the trained head stands a fresh one, which draws what it was given. Whole pictures, people included, at the
+Beside the trained head stand a fresh one, which draws what it was given, and the per-clip teacher: Gaussians that its
+stage fitted to all other frames of the clip (`per_clip_gaussians`). Whole pictures, people included, at the
 network's size:
 
     full     every pixel; what no source has seen counts too
@@ -12,7 +13,7 @@ network's size:
     people   pixels of people only
 
 Cameras, poses and the points' unit are true, so this measures the head alone. Times are of the CPU, one thread. Writes
-`report.json` and `pictures.jpg` (target, fresh, trained; a row for the frame, a row for the view).
+`report.json` and `pictures.jpg` (target, fresh, trained, teacher; a row for the frame, a row for the view).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from per_clip_gaussians import draw_moment, fit_clip
 from torch import Tensor
 
 from distill.config import load_config
@@ -49,6 +51,8 @@ from distill.synthetic import ClipSpec, make_clip
 from distill.synthetic.clips import make_stage
 from distill.synthetic.collections import GROUNDS
 from distill.synthetic.render import open_renderer
+from distill.synthetic.world import SyntheticClip
+from teacher.scene.world import World
 
 SOURCES = (0, 2)
 TARGETS = {"frame": 1, "view": 3}
@@ -83,8 +87,8 @@ class HeadBench:
             raise ValueError("checkpoint, worlds of 1 or more and a gap of 2 or more are expected")
 
 
-def make_batch(number: int, gap: int) -> dict[str, Any]:
-    """One window of a world: first source, middle frame, second source, and the middle frame from the side."""
+def make_batch(number: int, gap: int) -> tuple[dict[str, Any], SyntheticClip]:
+    """One window of a world (first source, middle frame, second source, middle frame from the side), and the world."""
     rng = np.random.default_rng(FIRST_SEED + number)
     spec = ClipSpec(
         id=f"head-{number}", seed=FIRST_SEED + number, frames=max(gap + 1, 8), fps=30.0, size=list(SIZE), supersample=1,
@@ -107,7 +111,7 @@ def make_batch(number: int, gap: int) -> dict[str, Any]:
     world_from_body = torch.from_numpy(clip.truth.world_from_body[frames]).float().transpose(0, 1)
     small = resize_intrinsics(torch.from_numpy(cameras.K).float(), SIZE, (SIZE[0] / 2, SIZE[1] / 2))
     halved = F.avg_pool2d(masks, 2)
-    return {
+    batch = {
         "images": F.avg_pool2d(colors, 2).round().byte()[None],
         "masks": halved[None],
         "depth": depth[None, :, 1::2, 1::2],
@@ -119,6 +123,7 @@ def make_batch(number: int, gap: int) -> dict[str, Any]:
         "valid": (halved.flatten(2).sum(-1) > 20)[None],
         "weight": torch.ones(1, spec.people),
     }
+    return batch, clip
 
 
 def aside() -> Tensor:
@@ -145,6 +150,13 @@ def score(batch: dict[str, Any], target: int, picture: Tensor) -> dict[str, floa
         "seen_ssim": float((similar * inner(seen)).sum() / inner(seen).sum().clamp(min=1)),
     }  # fmt: skip
     return scores | ({"people_psnr": psnr(wanted, picture, people.float())} if people.sum() > 50 else {})
+
+
+def by_teacher(teacher: World, batch: dict[str, Any], target: int) -> Tensor:
+    """A target by the Gaussians that the teacher fitted to the clip."""
+    pose, size = batch["world_from_cam"][0, target], (batch["images"].shape[-1], batch["images"].shape[-2])
+    world_from_body = pose @ batch["cam_from_body"][0, :, target]
+    return draw_moment(teacher, batch["body_rot"][0, :, target], world_from_body, pose, batch["K"][0, target], size)
 
 
 def times_of(task: GaussianTask, batch: dict[str, Any]) -> dict[str, float]:
@@ -195,12 +207,17 @@ def main() -> int:
     times: dict[str, float] = {}
     with torch.no_grad():
         for number in range(config.worlds):
-            batch = make_batch(number, config.gap)
+            batch, clip = make_batch(number, config.gap)
+            teacher, seconds = fit_clip(clip, config.gap // 2, (SIZE[0] // 2, SIZE[1] // 2))
+            rows["teacher_cpu_seconds"].append(seconds)
             for name, target in TARGETS.items():
                 pictures = [batch["images"][0, target].float() / 255]
-                for which, head in (("fresh", fresh), ("trained", trained)):
-                    task.head = student.gaussians = head
-                    pictures.append(task.draw(batch, SOURCES, target)[0].color[0].permute(2, 0, 1).clamp(0, 1))
+                for which, head in (("fresh", fresh), ("trained", trained), ("teacher", None)):
+                    if head is None:
+                        pictures.append(by_teacher(teacher, batch, target))
+                    else:
+                        task.head = student.gaussians = head
+                        pictures.append(task.draw(batch, SOURCES, target)[0].color[0].permute(2, 0, 1).clamp(0, 1))
                     for key, value in score(batch, target, pictures[-1]).items():
                         rows[f"{name}/{which}/{key}"].append(value)
                 shown.append(torch.cat(pictures, dim=2))

@@ -71,7 +71,7 @@ class RecoveryConfig:
     clips: str = ""
     """Folder with labelled clips (a labelling folder's `clips`), for experiment=track."""
     truth: str = ""
-    """Folder with the drawn clips of the same names."""
+    """Folder with the drawn clips of the same names; empty (real clips): the stage's own numbers alone."""
     pictures: str = ""
     """Folder for pictures; empty: none."""
     gaussians: GaussiansConfig = field(
@@ -253,7 +253,7 @@ def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
 
 
 def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
-    """The stage on labelled clips, scored against the truth."""
+    """The stage on labelled clips, in place; scored against the truth where there is one."""
     from teacher.scene import stage
     from teacher.workspace import ClipFolder, StageRecord
 
@@ -261,18 +261,16 @@ def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
         if root.name in rows or not (root / "joint" / "meta.json").is_file():
             continue
         clip = ClipFolder(root)
-        truth = load_result(Path(config.truth) / root.name / "truth")
         clip.begin("gaussians")
         begun = time.process_time()
-        settings = config.gaussians
-        outcome = stage.run(clip, settings, show)
+        outcome = stage.run(clip, config.gaussians, show)
         seconds = time.process_time() - begun
         clip.finish(StageRecord(stage="gaussians", status="done", implementation="", config_hash="", inputs={}))
-        rows[root.name] = {
-            "stage": outcome.summary, "cpu_seconds": seconds,
-            "before": track_values(truth, load_result(clip.require("joint"))),
-            "after": track_values(truth, load_result(clip.stage_dir("gaussians") / "refined")),
-        }  # fmt: skip
+        rows[root.name] = {"stage": outcome.summary, "cpu_seconds": seconds}
+        if config.truth:
+            truth = load_result(Path(config.truth) / root.name / "truth")
+            rows[root.name]["before"] = track_values(truth, load_result(clip.require("joint")))
+            rows[root.name]["after"] = track_values(truth, load_result(clip.stage_dir("gaussians") / "refined"))
         write_rows(path, config, rows)
         print(root.name, outcome.summary["decision"], outcome.summary["reasons"])
 

@@ -18,9 +18,9 @@ from teacher.scene.config import PriorConfig
 from teacher.scene.terms import acceleration, soft, turn_acceleration
 from teacher.scene.world import Base, World
 
-USUAL: Final = {"joint": 10.0, "camera": 2.0, "camera_turn": 3.0, "root": 1.5, "root_turn": 3.0}
+USUAL: Final = {"joint": 10.0, "camera": 2.0, "camera_turn": 3.0, "root": 1.0, "root_turn": 2.5}
 """Usual accelerations: m/s^2 of joints, the camera and the root, rad/s^2 of the camera and the root."""
-LEG, TRUNK, ARM = 45.0, 2.5, 10.0
+LEG, TRUNK, ARM = 42.0, 2.5, 9.0
 USUAL_TURNS: Final = tuple(
     LEG if any(part in name for part in ("hip", "knee", "ankle", "foot"))
     else ARM if any(part in name for part in ("shoulder", "elbow", "wrist", "hand"))
