@@ -143,8 +143,8 @@ class GaussiansConfig:
     """The photometric stage of one clip."""
 
     enabled: Literal["never", "auto", "always"] = "never"
-    """never: nothing has shown yet that it improves labels; auto: where there is a CUDA device; always: also
-    without, at the small sizes below if none are given."""
+    """never: it costs minutes a clip; auto: where there is a CUDA device; always: also without, at the small sizes
+    below if none are given."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is one."""
     body_file: str = ""
@@ -152,20 +152,21 @@ class GaussiansConfig:
     lpips_folder: str = ""
     """Folder with the weights of LPIPS (docs/metrics.md); empty: the term is left out, and the summary says so."""
     long_side: int = 0
-    """Longer side of the images that are compared, pixels; 0: 960 on CUDA, 224 on CPU."""
+    """Longer side of the images that are compared, pixels; 0: 960 on CUDA, 480 on CPU."""
     frames: int = 0
     """Most frames that are optimised, even over the clip (corrections between them are interpolated);
-    0: all on CUDA, 24 on CPU."""
+    0: all on CUDA, 60 on CPU."""
     scene_count: int = 0
     """Most Gaussians of the scene; 0: 200 000 on CUDA, 3 000 on CPU."""
     person_count: int = 0
-    """Gaussians of a person; 0: 13 000 on CUDA, 700 on CPU."""
-    visits: list[int] = field(default_factory=lambda: [6, 40, 24])
-    """How often each frame is drawn in warm-up, separate and joint phase."""
+    """Gaussians of a person; 0: 13 000 on CUDA, 2 000 on CPU."""
+    visits: list[int] = field(default_factory=list)
+    """How often each frame is drawn in warm-up, separate and joint phase; none: [6, 40, 24] on CUDA, [2, 6, 3] on
+    CPU."""
     levels: list[int] = field(default_factory=lambda: [4, 2])
     """Factors by which images are made smaller in warm-up and separate phase, coarse to fine; the joint phase takes
     the last."""
-    align_steps: int = 0
+    align_steps: int = 6
     """Most Gauss-Newton steps of cameras and of bodies on pictures, all frames at once (`chain`), at each level before
     the warm-up and again before the joint phase; 0: none."""
     held_out_every: int = 5
@@ -191,7 +192,10 @@ class GaussiansConfig:
             "frames": (self.frames, self.frames == 0 or self.frames >= 3, "0, or 3 or more"),
             "scene_count": (self.scene_count, self.scene_count == 0 or self.scene_count >= 16, "0, or 16 or more"),
             "person_count": (self.person_count, self.person_count == 0 or self.person_count >= 50, "0, or 50 or more"),
-            "visits": (self.visits, len(self.visits) == 3 and min(self.visits) >= 0, "three numbers, 0 or more"),
+            "visits": (
+                self.visits, not self.visits or (len(self.visits) == 3 and min(self.visits) >= 0),
+                "three numbers, 0 or more, or none",
+            ),
             "align_steps": (self.align_steps, self.align_steps >= 0, "0 or more"),
             "levels": (self.levels, bool(self.levels) and min(self.levels) >= 1, "factors of 1 or more"),
             "held_out_every": (

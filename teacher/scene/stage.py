@@ -55,9 +55,11 @@ from teacher.workspace import ClipFolder
 
 SIZES: Final = {
     "cuda": {"long_side": 960, "frames": 0, "scene_count": 200_000, "person_count": 13_000},
-    "cpu": {"long_side": 224, "frames": 24, "scene_count": 3_000, "person_count": 700},
+    "cpu": {"long_side": 480, "frames": 60, "scene_count": 3_000, "person_count": 2_000},
 }
 """What 0 stands for in the config."""
+VISITS: Final = {"cuda": [6, 40, 24], "cpu": [2, 6, 3]}
+"""What no visits stand for."""
 
 
 @dataclass(kw_only=True)
@@ -194,6 +196,7 @@ def with_sizes(config: GaussiansConfig, device: torch.device, size: tuple[int, i
         frames=config.frames or usual["frames"],
         scene_count=config.scene_count or usual["scene_count"],
         person_count=config.person_count or usual["person_count"],
+        visits=config.visits or VISITS[device.type],
     )
 
 
