@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -144,7 +145,7 @@ def lose_a_node(manifest: Path, out: Path, bench: WorkersBench) -> dict[str, Any
     import ray
 
     with ray_nodes() as (address, second):
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         while len(alive := [node for node in ray.nodes() if node["Alive"]]) < 2:
             time.sleep(0.5)
         ray.shutdown()
@@ -178,7 +179,7 @@ def run_bench(out: Path, bench: WorkersBench) -> dict[str, Any]:
         ideal = rows[0]["clips_per_hour"] * row["workers"] / rows[0]["workers"]
         row["efficiency"] = round(row["clips_per_hour"] / ideal, 3)
     reference = shards_of(out / f"workers-{bench.workers[0]}")
-    result = {
+    result: dict[str, Any] = {
         "format": "footfall-bench/1", "name": "workers", "commit": code_commit(), "hardware": hardware(),
         "config": asdict(bench), "load_average": os.getloadavg()[2], "rows": rows,
         "same_shards": all(shards_of(out / f"workers-{n}") == reference for n in bench.workers),

@@ -7,6 +7,7 @@ the videos under the same paths, and have footfall installed.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ class RayCluster:
         root = str(Path(__file__).resolve().parent.parent.parent)
         try:
             self._ray.init(
-                address=address, log_to_driver=False, logging_level="ERROR",
+                address=address, log_to_driver=False, logging_level=logging.ERROR,
                 runtime_env={"env_vars": {"PYTHONPATH": root}},  # a checkout need not be installed
             )  # fmt: skip
         except (ConnectionError, ValueError, OSError, RuntimeError) as error:

@@ -94,10 +94,10 @@ class Schedule:
         for lane in LANES:
             while self.executor.room(lane) > 0:
                 if lane == "cpu" and not self.ready["cpu"] and not exhausted and not self._held_up():
-                    task = next(sources, None)
-                    exhausted = task is None
-                    if task is not None:
-                        self._open(task)
+                    source = next(sources, None)
+                    exhausted = source is None
+                    if source is not None:
+                        self._open(source)
                     continue
                 if not self.ready[lane]:
                     break
