@@ -284,7 +284,7 @@ def run(raw: Path, out: Path, overrides: list[str]) -> dict[str, Any]:
     rows = _recipe().manifest_rows(raw)
     reference = build_reference(rows, out)
     write_views(rows, reference.rig, out / "views.jsonl")
-    label([out / "views.jsonl"], out / "labels", overrides=overrides)
+    label([out / "views.jsonl"], out / "labels", overrides=overrides, since_config_change=True)
     scored = []
     for view, row in enumerate(rows):
         for way, known in KNOWN.items():

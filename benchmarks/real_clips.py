@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("to run again:", ", ".join(forget(args.out, args.again)) or "nothing")
         short = [shared / "videos" / name for name in CLIPS]
         for inputs in ([*short, views / "manifest.jsonl"], [shared / "videos" / LONG]):
-            label(inputs, args.out, overrides=args.overrides)
+            label(inputs, args.out, overrides=args.overrides, since_config_change=True)
             print(f"\nCommit {code_commit()}, settings: {' '.join(args.overrides) or 'defaults'}\n")
             table.print_table(args.out)
     except FootfallError as error:

@@ -46,7 +46,7 @@ def rendered_table(
     )
     settings = folder / "label.yaml"
     save_config(settings, LabelConfig(workers=config.workers, optimise=config.optimise))
-    done = label([manifest], folder / "labels", config=settings)
+    done = label([manifest], folder / "labels", config=settings, since_config_change=True)
     rows = {spec.id: clip_row(spec, folder, done.failed, config) for spec in specs}
     by_part = {
         "as given": report.medians(rows, "given"), "first estimate of the scale": report.medians(rows, "before"),
