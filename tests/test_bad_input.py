@@ -77,7 +77,7 @@ def video_case(name: str, folder: Path) -> tuple[Path, str]:
 def test_bad_video(name: str, tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = files_of(out)
     path, word = video_case(name, tmp_path)
-    expect_refusal(capfd, ["label", str(path), "--out", str(out)], word)
+    expect_refusal(capfd, ["label", str(path), "--out", str(out), "in_process=true"], word)
     after = files_of(out)
     assert {k: after[k] for k in before} == before
 
