@@ -315,7 +315,7 @@ class ArrayStream:
                     boxes[row, column, 0], valid[row, column, 0] = before.boxes[person], True
                     looks[row, column, 0] = before.looks[person]
         question = PairQuestion(
-            K=np.broadcast_to(self._network_K, (count, 2, 3, 3)), K_known=np.full(count, self._K_known), boxes=boxes,
+            K=np.tile(self._network_K, (count, 2, 1, 1)), K_known=np.full(count, self._K_known), boxes=boxes,
             seconds=np.array([now.timestamp - before.timestamp for before in past], np.float32), valid=valid,
             looks=looks,
         )  # fmt: skip

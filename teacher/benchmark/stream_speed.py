@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distill.config import config_hash, config_to_dict
 from distill.errors import FootfallError
@@ -24,7 +26,9 @@ from teacher.benchmark.student_speed import FORMAT, make_backbone, parse_size
 
 if TYPE_CHECKING:
     from distill.runner.network import ArrayNetwork
+    from distill.runner.torch_network import TorchNetwork
 
+Array = NDArray[Any]
 GRAPHS: Final = ("onnx", "pt2", "aoti")
 WAYS: Final = {"cpu": ("eager", "compile", *GRAPHS), "cuda": ("graphs",)}
 """Device -> ways of running: PyTorch eager and compiled, exported graphs; replayed CUDA graphs in bfloat16."""
@@ -118,7 +122,7 @@ def make_network(way: str, config: Bench, folder: Path) -> ArrayNetwork:
 
     if way == "graphs":
         student = Student(StudentConfig(), make_backbone(config.gpu_backbone))
-        return TorchNetwork(place_student(student, "cuda"), parse_size(config.gpu_size))
+        return _one_in_the_middle(TorchNetwork(place_student(student, "cuda"), parse_size(config.gpu_size)))
     student = Student.from_pretrained(config.checkpoint).eval()
     size = student.network_size((1920, 1080))
     if way not in GRAPHS:
@@ -130,6 +134,19 @@ def make_network(way: str, config: Bench, folder: Path) -> ArrayNetwork:
     if way == "onnx":
         return OnnxNetwork(exported, threads=config.threads)
     return TorchNetwork(load_exported(exported), size)
+
+
+def _one_in_the_middle(network: TorchNetwork) -> TorchNetwork:
+    """Fresh heads find nobody: they are asked all the same, and then somebody in the middle counts as found."""
+    (width, height), really = network.size, network.detect
+    box = np.array([[0.4 * width, 0.2 * height, 0.6 * width, 0.9 * height]], np.float32)
+
+    def detect(features: Any) -> tuple[Array, Array]:
+        really(features)
+        return np.array([5.0], np.float32), box
+
+    network.detect = detect  # type: ignore[method-assign]
+    return network
 
 
 def time_video(network: ArrayNetwork, video: Path, work: Path, config: Bench) -> dict[str, Any]:
