@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -115,6 +114,8 @@ def check_yaml(path: Path) -> None:
         ValueError: too large, too deep, or with aliases, interpolations or tags of objects.
         OSError, yaml.YAMLError, UnicodeDecodeError: unreadable.
     """
+    import yaml  # not above: `distill.runner` reads no YAML and does without
+
     size = path.stat().st_size
     if size > MAX_YAML_BYTES:
         raise ValueError(f"{size} bytes, more than {MAX_YAML_BYTES}")
