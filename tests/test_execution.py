@@ -56,7 +56,7 @@ def test_workers_make_the_shards_that_one_process_makes(
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[WorkerProcess]:
-    settings = LabelConfig(limits=LimitsConfig(clip_minutes=0.02))
+    settings = LabelConfig(limits=LimitsConfig(clip_minutes=0.1))
     process = WorkerProcess(config_to_dict(settings), [], 4_000_000_000, {})
     yield process
     process.close()
@@ -80,7 +80,7 @@ def test_a_hanging_decoder_is_stopped_and_a_worker_that_vanishes_costs_one_try(
     worker.submit(task_of(pipe, tmp_path))
     ended = worker.wait(quiet)
     assert (ended.kind, ended.task.name) == ("fault", "hangs")
-    assert "limits.clip_minutes=0.02" in ended.reason
+    assert "limits.clip_minutes=0.1" in ended.reason
     assert "split_shots" in (tmp_path / "clips" / "hangs" / "log.txt").read_text()  # where it hung
     worker.submit(task_of(tmp_path / "gone.mp4", tmp_path))  # the same worker goes on
     ended = worker.wait(quiet)
