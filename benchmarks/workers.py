@@ -140,15 +140,26 @@ def wait_for_port(port: int, seconds: float = 600.0) -> None:
         time.sleep(0.5)
 
 
-def lose_a_node(manifest: Path, out: Path, bench: WorkersBench) -> dict[str, Any]:
-    """Label on two nodes and kill the second once `lost_after` clips are done; the row of numbers."""
+def wait_for_nodes(address: str, count: int, seconds: float = 1200.0) -> int:
+    """Wait until so many nodes are alive; returns how many are."""
     import ray
 
-    with ray_nodes() as (address, second):
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        while len(alive := [node for node in ray.nodes() if node["Alive"]]) < 2:
-            time.sleep(0.5)
+    deadline, alive = time.monotonic() + seconds, 0
+    while alive < count:
+        if time.monotonic() > deadline:
+            raise FootfallError("ray start", got=f"{alive} nodes", expected=f"{count}", do="run it by hand and look")
+        with contextlib.suppress(ConnectionError):  # the head answers before its own node has joined
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            alive = sum(node["Alive"] for node in ray.nodes())
         ray.shutdown()
+        time.sleep(0.5)
+    return alive
+
+
+def lose_a_node(manifest: Path, out: Path, bench: WorkersBench) -> dict[str, Any]:
+    """Label on two nodes and kill the second once `lost_after` clips are done; the row of numbers."""
+    with ray_nodes() as (address, second):
+        alive = wait_for_nodes(address, 2)
         killed: dict[str, int] = {}
 
         def strike() -> None:
@@ -164,7 +175,7 @@ def lose_a_node(manifest: Path, out: Path, bench: WorkersBench) -> dict[str, Any
         took = time.monotonic() - start
     tries = {clip: [lost["reason"] for lost in read_tries(out / "clips" / clip).lost] for clip in report.clips}
     return {
-        "nodes_at_start": len(alive), "clips": len(report.clips), "failed": report.failed,
+        "nodes_at_start": alive, "clips": len(report.clips), "failed": report.failed,
         "clips_done_when_killed": killed["done"], "processes_killed": killed["processes"],
         "lost_tries": {clip: reasons for clip, reasons in tries.items() if reasons},
         "packed_clips": report.manifest["totals"]["clips"], "seconds": round(took, 1),

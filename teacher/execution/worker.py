@@ -65,7 +65,7 @@ def main() -> NoReturn:
     for module in start["modules"]:
         __import__(module)
     settings = settings_from_dict(start["settings"])
-    import teacher.sources  # noqa: F401 (before the fork: children share what is loaded)
+    import teacher.sources  # before the fork: children share what is loaded
     import teacher.stages  # noqa: F401
 
     _send(channel, {"ready": True})
