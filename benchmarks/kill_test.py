@@ -212,6 +212,8 @@ def run_test(out: Path, test: KillTest, say: Callable[[str], None] = print) -> d
     settings = [f"workers={test.workers}", f"limits.tries={test.kills + 3}", *test.settings]  # no clip is to blame
     calm, disturbed, log = out / "calm", out / "disturbed", out / "log.txt"
     code, pace, calm_s = run_calm(["label", str(manifest), "--out", str(calm), *settings], calm / "clips", log)
+    if code:
+        raise SystemExit(f"the undisturbed run ended with exit code {code}: see {log}")
     pace.clip *= test.workers / test.clips
     say(f"undisturbed: exit code {code}, {calm_s:.0f} s; start {pace.start:.1f} s, clip {pace.clip:.1f} s")
     began = time.monotonic()

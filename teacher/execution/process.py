@@ -94,7 +94,8 @@ class WorkerProcess:
         paths = [root, *(p for p in sys.path if p)]  # modules that the caller could import, the worker can
         environment = {**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "teacher.execution.worker", str(os.getpid())],
+            [sys.executable, "-P", "-m", "teacher.execution.worker", str(os.getpid())],  # -P: not from the current folder
+           
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, bufsize=0,
         )  # fmt: skip
         self._buffer, self._ready = b"", False
