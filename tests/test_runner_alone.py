@@ -20,7 +20,7 @@ import sys
 class Without:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "teacher", "roma", "timm", "omegaconf", "einops", "safetensors", "rich", "yaml"}:
+        if name.split(".")[0] in {"torch", "teacher", "roma", "timm", "omegaconf", "yaml", "safetensors", "rich"}:
             raise ModuleNotFoundError(f"{name} is not here", name=name)
 
 sys.meta_path.insert(0, Without)
