@@ -106,7 +106,7 @@ def cut_off_at(step: int, work: Callable[[], Any]) -> bool:
     """
     child = os.fork()
     if child == 0:
-        signal.alarm(120)
+        signal.alarm(900)
         left = [step]
 
         def counted(change: Any) -> Any:
