@@ -93,9 +93,9 @@ class WorkerProcess:
         root = str(Path(__file__).resolve().parent.parent.parent)
         paths = [root, *(p for p in sys.path if p)]  # modules that the caller could import, the worker can
         environment = {**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+        # -P: modules of the current folder are not taken for ours
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "teacher.execution.worker", str(os.getpid())],  # -P: not from the current folder
-           
+            [sys.executable, "-P", "-m", "teacher.execution.worker", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True, bufsize=0,
         )  # fmt: skip
         self._buffer, self._ready = b"", False
