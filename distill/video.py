@@ -60,11 +60,19 @@ class Decoder:
 
         for _ in range(2):
             try:
-                return self._reader[index].asnumpy()
+                return _three_channels(self._reader[index].asnumpy())
             except (RuntimeError, decord.DECORDError):
                 # After damage a reader refuses every later frame; a new one goes on at the next keyframe.
                 self._reader = _open_video(self.path, self._size)
         return None
+
+
+def _three_channels(frame: Array) -> Array:
+    """[H, W, 3] of a frame, without the padding that decord takes for a fourth channel in pictures up to 128 wide."""
+    height, width, channels = frame.shape
+    if channels == 3:
+        return frame
+    return np.ascontiguousarray(frame.reshape(height, width * channels)[:, : 3 * width]).reshape(height, width, 3)
 
 
 def _open_video(path: Path, size: tuple[int, int] | None) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -39,3 +41,9 @@ def noise(count: int, size: tuple[int, int] = (96, 64), seed: int = 0) -> list[n
     rng = np.random.default_rng(seed)
     still = rng.integers(0, 200, (size[1], size[0], 3))
     return [(still + rng.integers(0, 50, still.shape)).astype(np.uint8) for _ in range(count)]
+
+
+def python_blocks(page: str) -> list[str]:
+    """The Python examples of a page, by its path in the repository."""
+    text = (Path(__file__).resolve().parent.parent / page).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)

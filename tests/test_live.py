@@ -32,11 +32,11 @@ from distill.people.token_tracker import TokenTracker, TokenTrackerConfig
 from distill.results import load_result
 from distill.stream import FrameResult, Stream, StreamConfig
 from teacher.run_video import RunConfig, run_video
-from tests.live_support import Given, noise
+from tests.live_support import Given, noise, python_blocks
 from tests.student_support import one_thread, wake  # noqa: F401 (a fixture)
 
 BOXES = {7: np.array([10.0, 5, 40, 60]), 3: np.array([50.0, 8, 80, 62])}
-LOW = TokenTrackerConfig(enter_score=0.02, stay_score=0.01)
+LOW = TokenTrackerConfig(enter_score=0.02, stay_score=0.01, max_people=2)
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +303,17 @@ def test_overlapping_stages_say_what_steps_say(student: Student) -> None:
         assert [person.id for person in mine.people] == [person.id for person in other.people]
         for one, two in zip(mine.people, other.people, strict=True):
             assert torch.equal(one.joints_cam, two.joints_cam) and torch.equal(one.betas, two.betas)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/stream.md"])
+def test_examples_run(page: str, tmp_path: Path) -> None:
+    """With the checkpoint that ships, on a video of noise, in which it may find nobody."""
+    write_video(tmp_path / "walk.mp4", noise(4, (320, 180)))
+    (code,) = [block for block in python_blocks(page) if ".stream(" in block]
+    count = f"{code}\nprint('frames', frame.index + 1)"
+    done = subprocess.run([sys.executable, "-c", count], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "frames 4"
 
 
 def test_leaving_the_loop_ends_the_source(student: Student) -> None:

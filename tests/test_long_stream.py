@@ -20,20 +20,20 @@ def test_a_long_stream_keeps_memory_clock_and_identities(tmp_path: Path) -> None
     pytest.importorskip("imageio_ffmpeg")
     from benchmarks.long_stream import BackAndForth, measure
 
-    spec = ClipSpec(id="cross", seed=7028, frames=24, people=2, motion="cross", camera="static", size=[240, 136],
+    spec = ClipSpec(id="turn", seed=7009, frames=40, people=2, motion="turn", camera="pan", ground="grass", objects=17,
                     supersample=1)  # fmt: skip
-    write_clip(tmp_path / "cross", spec)
-    report = measure(tmp_path / "cross", tmp_path / "out", 300, "tiny", RunConfig(people="tokens"))
+    write_clip(tmp_path / "turn", spec)
+    report = measure(tmp_path / "turn", tmp_path / "out", 300, "tiny", RunConfig(people="tokens"))
     assert report["frames"] == 300 and report["breaks"] == []
     assert report["clock_error_s"] == 0.0
     assert report["memory_growth"] < 0.05, report["memory_mb"]  # the first frames after warming up are few here
-    for person in report["identities"].values():
-        assert person["found"] > 0.5
-        assert person["share"] > 0.95, report["identities"]
-    assert len({person["taken_for"] for person in report["identities"].values()}) == 2
+    followed = [person for person in report["identities"].values() if person["found"] > 0.2]
+    assert followed, report["identities"]
+    assert min(person["share"] for person in followed) > 0.95, report["identities"]
+    assert len({person["taken_for"] for person in followed}) == len(followed)
     assert (tmp_path / "out" / "memory.png").stat().st_size > 1000
-    source = BackAndForth(tmp_path / "cross" / "video.mp4", 100)
-    assert [source.place(k) for k in (0, 1, 22, 23, 24, 45, 46, 47)] == [0, 1, 22, 23, 22, 1, 0, 1]
+    source = BackAndForth(tmp_path / "turn" / "video.mp4", 100)
+    assert [source.place(k) for k in (0, 1, 38, 39, 40, 77, 78, 79)] == [0, 1, 38, 39, 38, 1, 0, 1]
 
 
 def test_rows_lie_on_disk_and_leave_nothing(tmp_path: Path) -> None:

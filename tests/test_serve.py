@@ -29,12 +29,12 @@ from teacher.serve.config import ServeConfig
 from teacher.serve.guard import Guard, host_name, read_token
 from teacher.serve.images import decode_frame
 from teacher.serve.sessions import Session, as_numbers
-from tests.live_support import noise
+from tests.live_support import noise, python_blocks
 from tests.student_support import one_thread, wake  # noqa: F401 (a fixture)
 
 aiohttp = pytest.importorskip("aiohttp")
 TOKEN = "a-token-of-good-length"
-LOW = StreamConfig(gaps=[1, 3], tracker=TokenTrackerConfig(enter_score=0.02, stay_score=0.01))
+LOW = StreamConfig(gaps=[1, 3], tracker=TokenTrackerConfig(enter_score=0.02, stay_score=0.01, max_people=2))
 SETTINGS: dict[str, Any] = {
     "port": 0, "people": "tokens", "header_seconds": 1.0, "idle_seconds": 2.0, "max_connections": 24,
 }  # fmt: skip
@@ -164,6 +164,14 @@ def test_a_client_that_only_errs_is_let_go(server: tuple[Any, int]) -> None:
     assert talk(server[1], ask) == 20
 
 
+def test_the_client_of_the_documentation(server: tuple[Any, int]) -> None:
+    code = next(block for block in python_blocks("docs/stream.md") if "ws_connect" in block)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    answers = asyncio.run(names["follow"](f"http://127.0.0.1:{server[1]}", [png(image) for image in noise(3)], TOKEN))
+    assert [answer["timestamp"] for answer in answers] == [0.0, 1 / 30, 2 / 30]
+
+
 def test_what_it_runs(server: tuple[Any, int], checkpoint: Path) -> None:
     async def ask(client: Any, address: str) -> dict[str, Any]:
         async with client.get(f"{address}/checkpoint") as response:
@@ -203,7 +211,7 @@ def test_a_hundred_bad_requests(server: tuple[Any, int]) -> None:
     """The script sends a thousand (benchmarks/serve_abuse.py)."""
     running, port = server
     report = serve_abuse.attack(port, TOKEN, 100, seed=3)
-    assert report["got_in"] == 0
+    assert report["got_in"] == 0 and report["outside_unanswered"] == 0
     assert sum(report["sent"].values()) == 100 and len(report["sent"]) > 20
     assert set(report["answers"]) <= {
         "101",

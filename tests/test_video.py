@@ -66,6 +66,16 @@ def test_frames_are_those_of_the_video(tmp_path: Path) -> None:
         assert np.abs(written(clip, index).astype(float) - images[index]).mean() < 6
 
 
+def test_small_pictures_have_three_channels(tmp_path: Path) -> None:
+    """decord takes the padding of narrow rows for a fourth channel."""
+    across, down = np.meshgrid(np.linspace(0, 255, 96), np.linspace(0, 255, 64))
+    image = np.stack((across, down, 255 - across), -1).astype(np.uint8)
+    path = write_video(tmp_path / "v.mp4", np.stack([image] * 4))
+    for _, frame in Decoder(path, fps=None).frames(range(4)):
+        assert frame is not None and frame.shape == (64, 96, 3)
+        assert np.abs(frame.astype(float) - image).mean() < 4
+
+
 def test_variable_frame_rate_keeps_its_time_stamps(tmp_path: Path) -> None:
     # Frame k is shown at (k + floor(k / 3)) tenths of a second: three frames, a pause, three frames ...
     options = ("-vf", "setpts=(N+floor(N/3))*0.1/TB", "-fps_mode", "passthrough")

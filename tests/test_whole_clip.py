@@ -207,7 +207,7 @@ def test_offline_runs_from_the_command_line(tmp_path: Path) -> None:
 
     torch.manual_seed(2)
     wake(Student(StudentConfig(head=HeadConfig(width=48, layers=1, attention_heads=2)))).save_pretrained(tmp_path / "c")
-    tracker = TokenTrackerConfig(enter_score=0.02, stay_score=0.01)
+    tracker = TokenTrackerConfig(enter_score=0.02, stay_score=0.01, max_people=2)
     results = []
     for offline in (False, True):
         config = RunConfig(people="tokens", offline=offline, stream=StreamConfig(gaps=[1, 3], tracker=tracker))
