@@ -105,7 +105,7 @@ def ray_nodes(cores: int = 1) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 def start_node(*words: str, cores: int) -> subprocess.Popen[bytes]:
     """`ray start --block` in a process of its own."""
     command = [str(Path(sys.executable).with_name("ray")), "start", *words, "--block", f"--num-cpus={cores}"]
-    command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats"]
+    command += [f"--object-store-memory={STORE_BYTES}", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **PATIENCE})
 
 
