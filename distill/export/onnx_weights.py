@@ -51,9 +51,10 @@ def quantise(path: Path) -> None:
     chosen = [node.name for node in model.graph.node if node.op_type == "MatMul" and _of_backbone(node)]
     if not chosen:
         return
+    del model.graph.value_info[:]  # what the exporter says of shapes in between is not always right
     with atomic_path(path) as temporary:
         quantization.quantize_dynamic(
-            path, temporary, per_channel=True, nodes_to_quantize=chosen, weight_type=quantization.QuantType.QInt8
+            model, temporary, per_channel=True, nodes_to_quantize=chosen, weight_type=quantization.QuantType.QInt8
         )
 
 
