@@ -55,7 +55,7 @@ SHOWN: Final = (
 """Metrics of the table (docs/metrics.md)."""
 COPIED: Final = ("frames", "people")
 """Stages that no round changes."""
-LABEL: Final = ["pictures.frames=1"]
+ROUNDS: Final = ("round0", "round1", "round2")
 
 
 @dataclass(kw_only=True)
@@ -68,8 +68,8 @@ class LoopConfig:
     """Collection whose labels are compared with truth."""
     clips: list[str] = field(default_factory=list)
     """Some of its clips; empty: all."""
-    rounds: list[str] = field(default_factory=lambda: ["round0", "round1", "round2"])
-    """What to do: round0, round1, round2, only-cameras, only-depth, only-bodies, only-contacts."""
+    rounds: list[str] = field(default_factory=lambda: [*ROUNDS, *(f"only-{slot}" for slot in SLOTS)])
+    """What to do now; the table has all that were ever done in `out`."""
     student: str = "tiny"
     """Student of round 1."""
     worlds: int = 16
@@ -80,7 +80,7 @@ class LoopConfig:
     """Settings of labelling for all rounds."""
 
     def __post_init__(self) -> None:
-        known = {"round0", "round1", "round2", *(f"only-{slot}" for slot in SLOTS)}
+        known = {*ROUNDS, *(f"only-{slot}" for slot in SLOTS)}
         if not set(self.rounds) <= known or self.worlds < 1 or self.steps < 1:
             raise ValueError(f"loop: rounds of {sorted(known)}, worlds and steps of at least 1 are expected")
 
@@ -110,7 +110,7 @@ def main() -> int:
 
 def settings_of(name: str, config: LoopConfig) -> LabelConfig:
     """The label config of a round; trains the student of round 2 if that is not done."""
-    overrides = [*LABEL, *config.label]
+    overrides = list(config.label)
     if name == "round1":
         overrides = [*init_overrides(f"student:{config.student}"), *overrides]
     elif name == "round2":
@@ -138,10 +138,12 @@ def label_round(manifest: Path, out: Path, settings: LabelConfig, *, copy_from: 
 
 
 def run_timed(clip: ClipFolder, settings: LabelConfig) -> None:
-    """All stages of a clip; `seconds.json` gets processor seconds of those that had to run."""
+    """All stages of a clip up to its quality; `seconds.json` gets processor seconds of those that had to run."""
     path = clip.root / "seconds.json"
     seconds: dict[str, float] = read_json(path) if path.is_file() else {}
-    for stage in STAGES:
+    for stage in STAGES[: [stage.name for stage in STAGES].index("quality") + 1]:
+        if stage.name in COPIED and clip.is_done(stage.name) and stage.name not in seconds:
+            continue  # copied from round 0
         before, record = time.process_time(), clip.stage_dir(stage.name) / "record.json"
         written = record.stat().st_mtime_ns if record.is_file() else 0
         run_stages(clip, settings, lambda part, text: None, [stage.name])
@@ -159,7 +161,7 @@ def train(config: LoopConfig) -> Path:
     from label_worlds import world_spec
 
     manifest = write_collection(worlds / "drawn", [world_spec(number, 64) for number in range(config.worlds)])
-    settings = load_config(LabelConfig, None, [*init_overrides(f"student:{config.student}"), *LABEL, *config.label])
+    settings = load_config(LabelConfig, None, [*init_overrides(f"student:{config.student}"), *config.label])
     label_round(manifest, worlds / "labels", settings, copy_from=worlds / "none")
     made = pack(worlds / "labels", settings.pack)
     print(f"round2: {made['totals']['clips']} of {config.worlds} worlds packed", flush=True)
@@ -178,8 +180,10 @@ def summarise(config: LoopConfig, clips: Sequence[str]) -> dict[str, Any]:
     """Values of every clip and round that is there, and their medians and means over the clips that all rounds have."""
     out = Path(config.out)
     rows: dict[str, dict[str, Any]] = {
-        name: {clip: row for clip in clips if (row := clip_row(out, name, clip)) is not None} for name in config.rounds
+        name: {clip: row for clip in clips if (row := clip_row(out, name, clip)) is not None}
+        for name in (*ROUNDS, *(f"only-{slot}" for slot in SLOTS))
     }
+    rows = {name: found for name, found in rows.items() if found}
     common = [clip for clip in clips if all(clip in rows[name] for name in rows)]
     if {"round0", "round1"} <= set(rows):
         rows["picked"] = {}
@@ -199,7 +203,7 @@ def clip_row(out: Path, name: str, clip: str) -> dict[str, Any] | None:
         return None
     quality = read_json(folder.stage_dir("quality") / "quality.json")
     cameras = folder.record("cameras")
-    seconds = {}
+    seconds: dict[str, float] = {}
     for place in (out / "round0" / "clips" / clip, folder.root):  # frames and people were made in round 0
         path = place / "seconds.json"
         known = read_json(path) if path.is_file() else {}

@@ -147,7 +147,7 @@ def _manifest_ids(manifest: Path) -> list[str]:
     try:
         rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [str(row["id"]) for row in rows]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise FootfallError(
             f"--data {manifest}", got=error, expected="a manifest: one JSON object with an id per line",
             do="pass the collection's folder or its manifest.jsonl",

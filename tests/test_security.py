@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import pickle
@@ -20,6 +21,7 @@ from distill.errors import FootfallError, refuse_damage
 from distill.files import load_arrays, read_json
 from distill.models.torch_files import read_tensors
 from distill.secrets import scrub
+from distill.shards.members import tar_members
 from distill.shards.reader import ShardReader
 from distill.untrusted import open_picture, read_npz
 from distill.video import Decoder
@@ -152,6 +154,22 @@ def test_members_of_a_shard_stay_in_memory(tmp_path: Path) -> None:
     assert len(list(reader)) == 1 and reader.skipped > 0
     assert sorted(tmp_path.parent.rglob("*")) == before
     assert not Path("/tmp/footfall-escaped.json").exists()
+
+
+def test_a_shard_that_unfolds_or_claims_too_much_is_left_out(tmp_path: Path) -> None:
+    make_shards(tmp_path, samples=1, per_shard=1, frames=8)
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    whole = shard.read_bytes()
+    shard.write_bytes(gzip.compress(whole))
+    reader = ShardReader([str(shard)], seed=0, rank=0, world=1, shuffle=False)
+    assert list(reader) == [] and reader.skipped == 1
+    told: list[Exception] = []
+    members = tar_members(io.BytesIO(whole), "u", lambda error: bool(told.append(error)), most=len(whole) // 2)
+    assert len(list(members)) > 2 and "more than" in str(told[0])
+    header = tarfile.TarInfo("huge-000000.json")
+    header.size = 1 << 45
+    with bounded_memory():
+        assert list(tar_members(io.BytesIO(header.tobuf() + bytes(512)), "u", lambda e: True)) == [{}]
 
 
 def test_keys_stay_out_of_messages_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import torch.utils.data
 import webdataset as wds
 
 from distill.errors import FootfallError
+from distill.shards.members import tar_members
 from distill.shards.remote import open_url, shown
 from distill.shards.schema import Sample, from_members
 from distill.shards.sources import ShardSet, find_shards
@@ -86,7 +87,7 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
             return True
         try:
             return json.loads(raw["json"])["clip"] in self.wanted.get(raw["__url__"], ())
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, RecursionError):
             return True
 
     def _members(self, urls: list[str]) -> Iterator[dict[str, Any]]:
@@ -97,8 +98,8 @@ class ShardReader(torch.utils.data.IterableDataset[Sample]):
             except OSError as error:
                 self.skip(OSError(f"{shown(url)}: {error}"))
                 continue
-            with stream:  # webdataset writes the address into its messages: only what may be shown
-                yield from wds.tariterators.tar_file_expander([{"url": shown(url), "stream": stream}], self.skip)
+            with stream:
+                yield from tar_members(stream, shown(url), self.skip)
 
     def skip(self, error: Exception) -> bool:
         """Go on after a fault, but never silently; also webdataset's handler. Another schema stops everything."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from distill.errors import FootfallError
 from distill.files import read_json
 from distill.shards.manifest import MANIFEST_NAME, check_manifest
 from distill.shards.remote import open_url, shown
+from distill.untrusted import MAX_JSON_BYTES, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +142,9 @@ def read_manifest(folder: str) -> dict[str, Any]:
     """
     url = f"{folder}/{MANIFEST_NAME}"
     with open_url(url) as stream:
-        data = stream.read()
+        data = stream.read(MAX_JSON_BYTES)
     try:
-        content = json.loads(data)
+        content = parse_json(data)
     except ValueError:
         raise FootfallError(
             shown(url), got="something else", expected="a JSON file", do="check the address of the folder"
