@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,6 +33,7 @@ from distill.results import load_result
 from distill.synthetic import ClipSpec, write_collection
 from distill.video import Decoder
 from distill.viewer import ViewConfig, Viewer, open_viewer
+from distill.viewer.recording import record
 from teacher import label
 from teacher.run_video import RunConfig, run_video
 
@@ -39,6 +41,8 @@ SPEC: Final = ClipSpec(id="gallery", seed=12, frames=60, fps=20.0, people=2, cam
 WINDOW: Final[Any] = {"width": 1200, "height": 600}
 """Pixels of the page."""
 PORT: Final = 8790
+SOFTWARE: Final = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+"""Chromium without a GPU."""
 SETTLE: Final = 8.0
 """Seconds that Chromium is given to draw what was sent, on a processor alone that may be busy."""
 
@@ -133,9 +137,8 @@ def shoot(viewer: Viewer, path: Path, chromium: str, prepare: Callable[[Viewer],
     """Open the page, do something to it and save what Chromium shows, in 256 colours."""
     from playwright.sync_api import sync_playwright
 
-    options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=chromium, args=options)
+        browser = run.chromium.launch(executable_path=chromium, args=SOFTWARE)
         page: Any = browser.new_page(viewport=WINDOW)
         page.goto(viewer.url)
         page.wait_for_selector("canvas", timeout=60_000)
@@ -146,11 +149,38 @@ def shoot(viewer: Viewer, path: Path, chromium: str, prepare: Callable[[Viewer],
         (client,) = viewer.server.get_clients().values()
         client.flush()
         time.sleep(SETTLE)
-        picture = path.with_name(f"{path.stem}-full.png")
-        page.screenshot(path=picture, timeout=120_000)
+        page.screenshot(path=path, timeout=120_000)
         browser.close()
-    Image.open(picture).convert("RGB").quantize(256).save(path, optimize=True)
-    picture.unlink()
+    shrink(path)
+
+
+def draw_rerun(result: Path, path: Path, chromium: str) -> None:
+    """What Rerun's viewer makes of a recording of a result, as it arranges it itself."""
+    from playwright.sync_api import sync_playwright
+
+    recording = record([result], result.with_suffix(".rrd"), ViewConfig())
+    program = [str(Path(sys.executable).with_name("rerun")), str(recording), "--web-viewer", "--hide-welcome-screen"]
+    viewer = subprocess.Popen([*program, f"--web-viewer-port={PORT + 1}", f"--port={PORT + 2}"])
+    try:
+        with sync_playwright() as run:
+            browser = run.chromium.launch(executable_path=chromium, args=SOFTWARE)
+            page = browser.new_page(viewport={"width": 900, "height": 560})
+            time.sleep(SETTLE)
+            page.goto(
+                f"http://127.0.0.1:{PORT + 1}/?url=rerun%2Bhttp%3A%2F%2F127.0.0.1%3A{PORT + 2}%2Fproxy&renderer=webgl"
+            )
+            time.sleep(5 * SETTLE)  # its page is 30 MB of WebAssembly
+            page.screenshot(path=path, timeout=120_000)
+            browser.close()
+    finally:
+        viewer.terminate()
+        viewer.wait()
+    shrink(path)
+
+
+def shrink(path: Path) -> None:
+    """A screenshot in 256 colours."""
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -175,6 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("gallery: no Chromium, so no pictures of the page (apt-get install chromium)", file=sys.stderr)
         else:
             draw_page(results, args.pictures, chromium)
+            draw_rerun(results["student"], args.pictures / "rerun.png", chromium)
     print(f"pictures are in {args.pictures}")
     return 0
 
