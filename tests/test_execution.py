@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,12 @@ from teacher.execution.config import LimitsConfig
 from teacher.execution.process import WorkerProcess
 from teacher.execution.tasks import Ended, Task
 from teacher.execution.worker import resident_bytes
+from teacher.initialisers.people import PeopleConfig
 from teacher.pipeline import LabelReport, label
+from teacher.sources import prepare
 from teacher.status import clip_status, print_status, read_status
 from teacher.workspace import ClipFolder, ClipSource
+from tests import execution_support
 from tests.execution_support import write_tiny
 
 FAST = ["pictures.frames=1"]
@@ -55,42 +58,39 @@ def test_workers_make_the_shards_that_one_process_makes(
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[WorkerProcess]:
-    settings = LabelConfig(limits=LimitsConfig(clip_minutes=0.1))
-    process = WorkerProcess(config_to_dict(settings), [], 4_000_000_000, {})
+def worker() -> Iterator[WorkerProcess]:
+    settings = LabelConfig(limits=LimitsConfig(clip_minutes=0.1), people=PeopleConfig(use="misbehaving"))
+    process = WorkerProcess(config_to_dict(settings), [execution_support.__name__], 4_000_000_000, {})
     yield process
     process.close()
-
-
-def task_of(video: Path, out: Path) -> Task:
-    source = ClipSource(id=video.stem, path=str(video), sha256="0" * 64)
-    return Task(name=video.stem, out=str(out), source=asdict(source))
 
 
 def quiet(*_: object) -> None:
     """Nobody looks at the progress."""
 
 
-def test_a_hanging_decoder_is_stopped_and_a_worker_that_vanishes_costs_one_try(
+def test_a_clip_that_hangs_is_stopped_and_a_worker_that_vanishes_costs_one_try(
     worker: WorkerProcess, tmp_path: Path
 ) -> None:
-    """A FIFO that nobody writes into: opening it never returns, in C."""
-    pipe = tmp_path / "hangs.mp4"
-    os.mkfifo(pipe)
-    worker.submit(task_of(pipe, tmp_path))
+    manifest = write_tiny(tmp_path / "drawn", "hangs")
+    source = ClipSource(id="hangs", path=str(manifest.parent / "hangs" / "video.mp4"), sha256="")
+    prepare(source, tmp_path / "clips", LabelConfig())
+    hanging = Task(name="hangs", out=str(tmp_path), stages=("frames", "people"))
+    worker.submit(hanging)
     ended = worker.wait(quiet)
-    assert (ended.kind, ended.task.name) == ("fault", "hangs")
+    assert (ended.kind, ended.task) == ("fault", hanging)
     assert "limits.clip_minutes=0.1" in ended.reason
-    assert "split_shots" in (tmp_path / "clips" / "hangs" / "log.txt").read_text()  # where it hung
-    worker.submit(task_of(tmp_path / "gone.mp4", tmp_path))  # the same worker goes on
+    assert "execution_support.py" in (tmp_path / "clips" / "hangs" / "log.txt").read_text()  # where it hung
+    gone = replace(source, id="gone", path=str(tmp_path / "gone.mp4"))
+    worker.submit(Task(name="gone", out=str(tmp_path), source=asdict(gone)))  # the same worker goes on
     ended = worker.wait(quiet)
     assert ended.kind == "fault" and "No such file" in ended.reason
     before = worker.pid
     assert before is not None
-    worker.submit(task_of(pipe, tmp_path))
+    worker.submit(hanging)
     os.kill(before, signal.SIGKILL)
     ended = worker.wait(quiet)
-    assert (ended.kind, ended.task.name) == ("fault", "hangs") and "signal 9" in ended.reason
+    assert (ended.kind, ended.task) == ("fault", hanging) and "signal 9" in ended.reason
     assert worker.pid is None and worker.task is None
 
 
