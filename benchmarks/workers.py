@@ -40,6 +40,7 @@ STORE_BYTES: Final = 100_000_000
 PATIENCE: Final = {
     "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "600",
+    "RAY_agent_register_timeout_ms": "600000",
     "RAY_health_check_timeout_ms": "120000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
