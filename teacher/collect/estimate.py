@@ -10,7 +10,7 @@ from distill.errors import FootfallError
 from distill.files import read_json
 from teacher.collect.config import EstimateConfig
 
-SURVEY_SECONDS: Final = 1400.0
+SURVEY_SECONDS: Final = 2500.0
 """Core seconds that the survey takes per hour of video (docs/collections.md)."""
 LABEL_SECONDS: Final = 17_700.0
 """Core seconds that labelling takes per hour of video (docs/benchmark.md), where no benchmark row is found."""
