@@ -69,6 +69,19 @@ def load_config(schema: type[Config], path: Path | None = None, overrides: Seque
     return built
 
 
+def read_yaml(path: Path) -> Any:
+    """The values of a YAML file, without a schema.
+
+    Raises:
+        FootfallError: not YAML.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        reason = str(error).split("\n")[0]
+        raise FootfallError(f"config {path}", got=reason, expected="YAML", do="restore or remove it") from error
+
+
 def config_to_dict(config: Any) -> dict[str, Any]:
     """A config dataclass as plain JSON-able values."""
     return json.loads(json.dumps(asdict(config)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -29,12 +29,17 @@ class StageChange:
     """Clips with a result of this stage that would be made again."""
 
 
-def changed_settings(old: LabelConfig, new: LabelConfig) -> dict[str, str]:
-    """Stage -> its settings that differ: "optimise.depth_ratio 1.1 -> 1.2"."""
-    before, after = config_to_dict(old), config_to_dict(new)
+def changed_settings(old: Mapping[str, Any], new: LabelConfig) -> dict[str, str]:
+    """Stage -> its settings that differ: "optimise.depth_ratio 1.1 -> 1.2".
+
+    Args:
+        old: `config.yaml` as it lies in the folder: settings that were not there yet count as None.
+        new: the settings of this run.
+    """
+    after = config_to_dict(new)
     found = {}
     for stage in STAGES:
-        rows = _differences(stage.field, before[stage.field], after[stage.field])
+        rows = _differences(stage.field, old.get(stage.field, {}), after[stage.field])
         if rows:
             more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
             found[stage.name] = ", ".join(rows[:SHOWN]) + more
@@ -48,7 +53,7 @@ def _differences(name: str, old: Any, new: Any) -> list[str]:
     return [] if old == new else [f"{name} {old} -> {new}"]
 
 
-def plan_changes(out: Path, old: LabelConfig, new: LabelConfig) -> list[StageChange]:
+def plan_changes(out: Path, old: Mapping[str, Any], new: LabelConfig) -> list[StageChange]:
     """The stages that `new` makes stale, in order, with the clips that have results of them.
 
     Raises:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.config import config_to_dict, load_config, save_config
+from distill.config import config_to_dict, load_config, read_yaml, save_config
 from distill.errors import FootfallError, require
 from distill.files import read_json
 from teacher import locks
@@ -103,13 +103,13 @@ def label(
 
 
 def _settings(out: Path, config: str | Path | None, overrides: Sequence[str]) -> tuple[Any, Any]:
-    """The settings of this run, and those that the folder was made with (None for a new one)."""
+    """The settings of this run, and those that the folder was made with, as they lie there (None for a new one)."""
     from teacher.config import LabelConfig
 
     saved = out / "config.yaml"
-    stored = load_config(LabelConfig, saved) if saved.is_file() else None
-    base = Path(config) if config else saved if stored is not None else None
-    return load_config(LabelConfig, base, overrides), stored
+    base = Path(config) if config else saved if saved.is_file() else None
+    settings = load_config(LabelConfig, base, overrides)
+    return settings, read_yaml(saved) if saved.is_file() else None
 
 
 def _check_stages(settings: Any, only: str | None) -> list[str]:
@@ -146,7 +146,8 @@ def _sweep(out: Path) -> None:
 
 def _accept_config(out: Path, stored: Any, settings: Any, *, asked: bool) -> None:
     """Say what a change of the config means; it is saved once it is accepted."""
-    if stored is not None and stored != settings:
+    changed = stored is not None and stored != config_to_dict(settings)
+    if changed:
         from teacher.changes import describe, plan_changes, refuse_unasked
 
         plan = plan_changes(out, stored, settings)
@@ -154,7 +155,7 @@ def _accept_config(out: Path, stored: Any, settings: Any, *, asked: bool) -> Non
             refuse_unasked(out, plan)
         elif plan:
             print(describe(plan), flush=True)
-    if asked and (stored is None or stored == settings):
+    if asked and not changed:
         print("the config has not changed: only what is unfinished is made", flush=True)
     save_config(out / "config.yaml", settings)
 

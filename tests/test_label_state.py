@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.config import load_config
+from distill.config import load_config, read_yaml
 from distill.errors import FootfallError
 from distill.files import sha256_of
 from teacher import locks
@@ -40,7 +40,7 @@ def written(out: Path) -> dict[str, int]:
 
 
 def test_the_plan_names_what_another_config_makes_stale_and_why(out: Path) -> None:
-    old = load_config(LabelConfig, out / "config.yaml")
+    old = read_yaml(out / "config.yaml")
     new = load_config(LabelConfig, out / "config.yaml", ["optimise.depth_ratio=1.3", "workers=7", "limits.tries=9"])
     assert changed_settings(old, new) == {"joint": "optimise.depth_ratio 1.1 -> 1.3"}
     plan = plan_changes(out, old, new)
@@ -49,6 +49,8 @@ def test_the_plan_names_what_another_config_makes_stale_and_why(out: Path) -> No
     assert "recompute joint: 1 clips (optimise.depth_ratio 1.1 -> 1.3)" in describe(plan)
     assert "recompute pictures: 1 clips (reads joint)" in describe(plan)
     assert plan_changes(out, old, load_config(LabelConfig, None, ["pack.chunk_frames=8", *HERE])) == []
+    del old["optimise"]["depth_ratio"]  # as an earlier version would have left it
+    assert changed_settings(old, new) == {"joint": "optimise.depth_ratio None -> 1.3"}
 
 
 def test_finished_work_is_not_thrown_away_unasked(out: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -154,8 +154,8 @@ def _watch(child: Child, lines: _Lines, channel: int, seconds: float, memory: in
         if child.pipe in ready:
             if not _listen(child, channel):
                 break
-        elif os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            break  # dead, while a helper of it keeps the pipe open
+        elif is_dead(child.pid):
+            break  # , while a helper of it keeps the pipe open
         now = time.monotonic()
         if now - looked >= LOOK_S and not child.stopped:
             looked = now
@@ -214,6 +214,16 @@ def resident_bytes(pid: int) -> int:
             with contextlib.suppress(psutil.Error):
                 total += member.memory_info().rss
     return total
+
+
+def is_dead(pid: int) -> bool:
+    """Whether a child has ended and waits to be collected."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def describe_exit(status: int) -> str:
