@@ -52,10 +52,24 @@ def quantise(path: Path) -> None:
     if not chosen:
         return
     del model.graph.value_info[:]  # what the exporter says of shapes in between is not always right
+    _give_each_gemm_its_own(model.graph)
     with atomic_path(path) as temporary:
         quantization.quantize_dynamic(
             model, temporary, per_channel=True, nodes_to_quantize=chosen, weight_type=quantization.QuantType.QInt8
         )
+
+
+def _give_each_gemm_its_own(graph: Any) -> None:
+    """Copy weights that several Gemm nodes share: the quantiser transposes a node's weights in place, each time."""
+    stored, taken = {tensor.name: tensor for tensor in graph.initializer}, set()
+    for k, node in enumerate(graph.node):
+        if node.op_type != "Gemm" or node.input[1] not in stored:
+            continue
+        if node.input[1] in taken:
+            copied = graph.initializer.add()
+            copied.CopyFrom(stored[node.input[1]])
+            copied.name = node.input[1] = f"{node.input[1]}.{k}"
+        taken.add(node.input[1])
 
 
 def _of_backbone(node: Any) -> bool:
