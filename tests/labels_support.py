@@ -36,6 +36,7 @@ def finish(clip: ClipFolder, stage: str, weights: dict[str, object] | None = Non
 def make_clip(out: Path, name: str, decision: str, *, depth: bool = True, **source: Any) -> Sample:
     """A solved clip's folder; returns what its labels are, as one chunk. `source`: fields of its `ClipSource`."""
     truth = make_sample(f"{name}-000000", frames=FRAMES)
+    truth.arrays["timestamps"] += source.get("start_s", 0.0)
     arrays = truth.arrays
     clip = ClipFolder(out / "clips" / name)
     clip.write_source(

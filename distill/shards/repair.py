@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Repair:
     """Sentences, in order."""
     lost: set[str] = field(default_factory=set)
     """Clips with samples that could not be restored: pack them again, or copy the shard again and verify."""
+    damaged: set[str] = field(default_factory=set)
+    """Shards of which only what is whole was kept."""
 
 
 def repair(out: Path, make: Make) -> Repair:
@@ -67,7 +69,7 @@ def repair(out: Path, make: Make) -> Repair:
             labels.manifest["clips"][clip].pop("made_of", None)
         index = out / "shards" / INDEX_NAME
         before = [sha256_of(path) if path.is_file() else "" for path in (index, out / MANIFEST_NAME)]
-        append_shards(labels, keep=keep)
+        append_shards(labels, keep=keep, damaged=result.damaged)
         for path, digest in zip((index, out / MANIFEST_NAME), before, strict=True):
             if digest != sha256_of(path):
                 result.done.append(f"{path.name}: written again")
@@ -89,7 +91,7 @@ def _labels(out: Path, result: Repair) -> Labels:
     shards: list[dict[str, Any]] = []
     facts: dict[str, dict[str, Any]] = {}
     for path in sorted(p for p in (out / "shards").glob("*.tar") if not p.name.startswith(".")):
-        rows[path.name] = _take_in(path, shards, facts)
+        rows[path.name] = _take_in(path, shards, facts, result)
     manifest = {
         "format": MANIFEST_FORMAT, "schema_version": SCHEMA_VERSION, "clips": facts, "shards": shards,
         "gaussians": {}, "duplicates": {},
@@ -97,21 +99,20 @@ def _labels(out: Path, result: Repair) -> Labels:
     return Labels(out=out, manifest=manifest, rows=rows, indexed=False)
 
 
-def _take_in(path: Path, shards: list[dict[str, Any]], facts: dict[str, dict[str, Any]]) -> list[Row]:
+def _take_in(path: Path, shards: list[dict[str, Any]], facts: dict[str, dict[str, Any]], result: Repair) -> list[Row]:
     """Rows of a shard that no manifest names; it is written anew unless it ends as a shard must."""
     found = rows_of_shard(path)
     for _, meta in found:
         facts.setdefault(meta["clip"], {**clip_facts(meta), "samples": 0, "shards": []})
     here = [row for row, _ in found]
     length = sum(row.bytes for row in here)
-    whole = path.stat().st_size == length + len(end_of(length))
-    shards.append({
-        "name": path.name, "samples": len(here), "bytes": path.stat().st_size if whole else 0, "sha256": sha256_of(path)
-    })  # fmt: skip
+    if path.stat().st_size != length + len(end_of(length)):
+        result.damaged.add(path.name)
+    shards.append({"name": path.name, "samples": len(here), "bytes": path.stat().st_size, "sha256": sha256_of(path)})
     return here
 
 
-def _restore(labels: Labels, shard: dict[str, Any], make: Make, result: Repair) -> None:
+def _restore(labels: Labels, shard: Mapping[str, Any], make: Make, result: Repair) -> None:
     """Write a damaged shard again if that gives the bytes that its manifest names; else note what is lost."""
     path, rows = labels.path(shard["name"]), labels.rows.get(shard["name"], [])
     if path.is_file() and path.stat().st_size == shard["bytes"] and sha256_of(path) == shard["sha256"]:
@@ -130,7 +131,7 @@ def _restore(labels: Labels, shard: dict[str, Any], make: Make, result: Repair) 
             stream.writelines(data)
         result.done.append(f"shards/{path.name}: restored, byte for byte ({len(broken)} clips made again)")
         return
-    shard["bytes"] = -1  # so that what is whole of it moves
+    result.damaged.add(path.name)
     result.lost |= broken
     whole = sum(piece is not None for _, piece in whole_pieces(path, rows))
     result.done.append(f"shards/{path.name}: {whole} of {shard['samples']} samples saved in a new shard")
@@ -170,7 +171,7 @@ def _adopt(labels: Labels, stones: Tombstones, make: Make, result: Repair) -> No
         ]  # fmt: skip
         if not new or all(next(iter(make(row.clip)), None) is not None for row in new):
             continue
-        labels.rows[path.name] = _take_in(path, labels.manifest["shards"], facts)
+        labels.rows[path.name] = _take_in(path, labels.manifest["shards"], facts, result)
         result.done.append(f"shards/{path.name}: taken in ({len(new)} samples that were nowhere else)")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -58,6 +58,7 @@ def write_shards(
 def append_shards(
     labels: Labels, *, keep: Callable[[Row], bool], samples: Iterable[Sample] = (), max_bytes: int = 1 << 26,
     provenance: Mapping[str, Any] | None = None, made_of: Mapping[str, str] | None = None,
+    damaged: Collection[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Add samples in new shards, and take out those that are not to be kept.
 
@@ -69,6 +70,7 @@ def append_shards(
         keep: whether a sample stays.
         samples, max_bytes, made_of: as in `write_shards`.
         provenance: replaces what the manifest said; None leaves it.
+        damaged: shards of which only what is whole is kept, even if all of it is to be.
 
     Returns:
         The new manifest.
@@ -80,7 +82,8 @@ def append_shards(
     for shard in old["shards"]:
         path, here = labels.path(shard["name"]), labels.rows.get(shard["name"], [])
         kept = [row for row in here if keep(row)]
-        if len(kept) == len(here) == shard["samples"] and _size(path) == shard["bytes"]:
+        whole = shard["name"] not in damaged and _size(path) == shard["bytes"]
+        if whole and len(kept) == len(here) == shard["samples"]:
             rows += here
             shards.append(shard)
         elif moved := _move(path, kept, folder / f"{number:06d}.tar"):
