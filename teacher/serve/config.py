@@ -38,7 +38,7 @@ class ServeConfig:
     max_video_seconds: float = 600.0
     """Time that a video may take to be worked on, s."""
     max_video_memory_gb: float = 8.0
-    """Address space of the process that works on a video, GB."""
+    """Memory of the process that works on a video, GB (Linux)."""
     max_streams: int = 2
     """WebSocket clients at the same time."""
     max_videos: int = 1

@@ -56,7 +56,8 @@ async def work(video: Path, out: Path, checkpoint: str, config: ServeConfig, *, 
     )  # fmt: skip
     try:
         limit = int(config.max_video_memory_gb * 1e9)
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
+        if hasattr(resource, "prlimit"):  # Linux; not the address space, of which CUDA takes more than there is memory
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (limit, limit))
         async with asyncio.timeout(config.max_video_seconds):
             _, said = await process.communicate()
     except TimeoutError as error:
