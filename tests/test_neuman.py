@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,22 +17,15 @@ from distill.image_targets import find_image_targets
 from distill.results import load_result
 from teacher.manifest import read_inputs
 from tests.readers_support import made_up, write_model
-from tests.test_emdb import smpl_joints
+from tests.target_support import chain_joints, load_recipe
 
-RECIPE = Path(__file__).resolve().parent.parent / "datasets" / "neuman" / "prepare_neuman.py"
 COUNT, SIZE, UNITS = 12, (64, 48), 2.5
 """Frames, pixels, and COLMAP's units per metre."""
 
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    """Recipes are run by path and are no package."""
-    spec = importlib.util.spec_from_file_location("prepare_neuman", RECIPE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
+    return load_recipe("neuman")
 
 
 class Clip:
@@ -100,7 +91,7 @@ def test_bodies_and_cameras_come_out_in_metres(recipe: ModuleType, clip: Clip, t
     assert out is not None
     given = load_result(out / "bike" / "given")
     for index, number in enumerate(clip.numbers):  # NeuMan takes the body of the number in the image's name
-        in_smpl = smpl_joints(clip.betas, clip.pose[number], np.zeros(3))
+        in_smpl = chain_joints(clip.betas, clip.pose[number], np.zeros(3))
         in_world = in_smpl @ clip.world_from_smpl[index, :3, :3].T + clip.world_from_smpl[index, :3, 3]
         in_camera = in_world @ clip.cam_from_world[index, :3, :3].T + clip.cam_from_world[index, :3, 3]
         np.testing.assert_allclose(given.motion.joints_cam[index, 0], in_camera / UNITS, atol=2e-4)

@@ -11,7 +11,7 @@ import pytest
 
 from distill.errors import FootfallError
 from distill.people import weights
-from distill.people.weights import ALL_WEIGHTS, WeightFile, get_weights, is_cached, store
+from distill.people.weights import ALL_WEIGHTS, FACE_DETECTOR, WeightFile, get_weights, is_cached, store
 
 CONTENT = b"the bytes of a network" * 50
 PINNED = WeightFile(
@@ -117,7 +117,7 @@ def test_an_environment_without_pip_says_what_to_do(cache: Path, monkeypatch: py
 
 def test_pins_are_complete() -> None:
     assert {w.filename for w in ALL_WEIGHTS} == {"pose_detection.tflite", "pose_landmark_full.tflite"}
-    for weight in ALL_WEIGHTS:
+    for weight in (*ALL_WEIGHTS, FACE_DETECTOR):
         assert len(weight.sha256) == 64
         assert "==" in weight.requirement
         assert weight.licence == "Apache-2.0"
