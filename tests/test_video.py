@@ -245,3 +245,15 @@ def test_real_clip_with_vp9_is_read_to_its_end(shared_dir: Path) -> None:
     # With one thread per core, decord loses most of this file: the reader must not use that setting.
     decoder = Decoder(shared_dir / "gt" / "pose2sim_SinglePerson" / "cam02.mp4", fps=None, size=(64, 112))
     assert sum(frame is not None for _, frame in decoder.frames(range(len(decoder)))) == 100
+
+
+def test_only_the_window_is_cut_and_decoded(tmp_path: Path) -> None:
+    """A cut at 1.5 s of 3 s; the window from 1.0 to 2.5 s has a part of both shots."""
+    images = np.concatenate((sliding_noise(15), sliding_noise(15, seed=3) // 4))
+    path = write_video(tmp_path / "v.mp4", images)
+    config = VideoConfig(min_frames=2)
+    assert split_shots(path, config, window=(1.0, 2.5)) == [(1.0, pytest.approx(1.5)), (pytest.approx(1.5), 2.5)]
+    assert split_shots(path, config, window=(2.0, None)) == [(2.0, None)]
+    clip, frames = decode(tmp_path, path, config, start_s=1.0, end_s=1.5)
+    np.testing.assert_allclose(frames.timestamps, np.arange(10, 15) / 10, atol=1e-6)
+    assert np.abs(written(clip, 0).astype(float) - images[10]).mean() < 6
