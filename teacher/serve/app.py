@@ -7,18 +7,15 @@ that nothing piles up.
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-from aiohttp import WSCloseCode, WSMsgType, web
+from typing import TYPE_CHECKING, Any
 
 from distill.body import load_body_model
-from distill.errors import FootfallError
+from distill.errors import FootfallError, require
 from teacher.run_video import load_network, takes_landmarks
 from teacher.serve.config import ServeConfig
 from teacher.serve.connections import Connections
@@ -27,8 +24,9 @@ from teacher.serve.images import decode_frame
 from teacher.serve.sessions import Session
 from teacher.serve.videos import receive, work
 
-LOG = logging.getLogger("footfall.serve")
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+if TYPE_CHECKING:
+    from aiohttp import web
+
 MOST_MISTAKES = 20
 """Messages that cannot be used, after which a client is let go."""
 
@@ -42,6 +40,8 @@ class Server:
         Raises:
             FootfallError: it cannot be loaded.
         """
+        self._aiohttp = require("aiohttp", extra="serve")
+        self._web = require("aiohttp.web", extra="serve")
         self.checkpoint, self.config = checkpoint, config
         self.network, self.body_model = load_network(checkpoint, config.device)
         self.body = load_body_model(self.body_model)
@@ -55,25 +55,31 @@ class Server:
 
     def app(self) -> web.Application:
         """The routes."""
-        app = web.Application(middlewares=[self._watch], client_max_size=1 << 16)
+
+        @self._web.middleware  # type: ignore[untyped-decorator]
+        async def watch(request: web.Request, handler: Any) -> web.StreamResponse:
+            return await self._watch(request, handler)
+
+        app: web.Application = self._web.Application(middlewares=[watch], client_max_size=1 << 16)
         app.router.add_get("/health", self.health)
         app.router.add_get("/checkpoint", self.about)
         app.router.add_get("/stream", self.stream)
         app.router.add_post("/video", self.video)
         return app
 
-    @web.middleware
-    async def _watch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _watch(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
         """Who may pass; one answer per connection; mistakes become answers."""
         if self.connections is not None:
             self.connections.began(request.protocol)
         refused = self._guard.refusal(request.headers)
         try:
-            answer = _refuse(*refused) if refused else await handler(request)
+            answer = self._refuse(*refused) if refused else await handler(request)
         except FootfallError as error:
-            answer = _refuse(400, str(error))
+            answer = self._refuse(400, str(error))
         except TimeoutError:
-            answer = _refuse(408, "too slow")
+            answer = self._refuse(408, "too slow")
         if not answer.prepared:
             answer.force_close()
             answer.headers["X-Content-Type-Options"] = "nosniff"
@@ -81,14 +87,14 @@ class Server:
 
     async def health(self, _: web.Request) -> web.Response:
         """That it runs, and how busy it is."""
-        return web.json_response({
+        return self._web.json_response({
             "status": "ok", "streams": self._streams, "videos": self._videos, "frames": self._frames,
             "up_s": round(time.monotonic() - self._started, 1),
         })  # fmt: skip
 
     async def about(self, _: web.Request) -> web.Response:
         """What it runs."""
-        return web.json_response({
+        return self._web.json_response({
             "checkpoint": self.checkpoint, "body_model": self.body_model,
             "people": "landmarks" if self.landmarks else "tokens", "max_frame_mb": self.config.max_frame_mb,
             "max_pixels": self.config.max_pixels, "max_video_mb": self.config.max_video_mb,
@@ -97,9 +103,9 @@ class Server:
     async def video(self, request: web.Request) -> web.StreamResponse:
         """A video in, a zip of its results out."""
         if self._videos >= self.config.max_videos:
-            return _refuse(503, "busy with other videos; try again later")
+            return self._refuse(503, "busy with other videos; try again later")
         if (request.content_length or 0) > self.config.max_video_mb * 1e6:
-            return _refuse(413, f"at most {self.config.max_video_mb:g} MB")
+            return self._refuse(413, f"at most {self.config.max_video_mb:g} MB")
         self._videos += 1
         try:
             with tempfile.TemporaryDirectory(prefix="footfall-") as folder:
@@ -107,7 +113,7 @@ class Server:
                 await receive(request.content, path, self.config)
                 offline = request.query.get("offline") == "true"
                 packed = await work(path, Path(folder) / "result", self.checkpoint, self.config, offline=offline)
-                response = web.StreamResponse(headers={"Content-Type": "application/zip"})
+                response: web.StreamResponse = self._web.StreamResponse(headers={"Content-Type": "application/zip"})
                 response.content_length = packed.stat().st_size
                 response.force_close()
                 await response.prepare(request)
@@ -123,8 +129,8 @@ class Server:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Frames in, JSON out."""
         if self._streams >= self.config.max_streams:
-            return _refuse(503, "busy with other streams; try again later")
-        socket = web.WebSocketResponse(
+            return self._refuse(503, "busy with other streams; try again later")
+        socket: web.WebSocketResponse = self._web.WebSocketResponse(
             max_msg_size=int(self.config.max_frame_mb * 1e6), timeout=self.config.idle_seconds, compress=False
         )  # no compression: a small message cannot grow
         self._streams += 1
@@ -137,14 +143,15 @@ class Server:
         return socket
 
     async def _serve(self, socket: web.WebSocketResponse, session: Session) -> None:
+        codes, kinds = self._aiohttp.WSCloseCode, self._aiohttp.WSMsgType
         first, mistakes = time.monotonic(), 0
         while mistakes < MOST_MISTAKES:
             try:
                 message = await socket.receive(timeout=self.config.idle_seconds)
             except TimeoutError:
-                await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"idle")
+                await socket.close(code=codes.POLICY_VIOLATION, message=b"idle")
                 return
-            if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
+            if message.type not in (kinds.BINARY, kinds.TEXT):
                 return  # closed, or broken
             try:
                 answer = await self._answer(session, message.data, time.monotonic() - first)
@@ -154,7 +161,7 @@ class Server:
             if answer is not None:
                 async with asyncio.timeout(self.config.idle_seconds):
                     await socket.send_json(answer)
-        await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"too many mistakes")
+        await socket.close(code=codes.POLICY_VIOLATION, message=b"too many mistakes")
 
     async def _answer(self, session: Session, data: str | bytes, arrived: float) -> dict[str, Any] | None:
         """Of one message; None for settings."""
@@ -171,7 +178,7 @@ class Server:
 
     async def run(self, ready: Callable[[str, int], None]) -> None:
         """Serve until cancelled; `ready` is called with address and port."""
-        runner = web.AppRunner(
+        runner = self._web.AppRunner(
             self.app(), access_log=None, handle_signals=False, max_line_size=4096, max_field_size=4096,
             max_headers=64, keepalive_timeout=1.0, shutdown_timeout=2.0,
         )  # fmt: skip
@@ -190,6 +197,6 @@ class Server:
             await runner.cleanup()
             self._compute.shutdown(wait=False, cancel_futures=True)
 
-
-def _refuse(status: int, words: str) -> web.Response:
-    return web.json_response({"error": words}, status=status)
+    def _refuse(self, status: int, words: str) -> web.Response:
+        answer: web.Response = self._web.json_response({"error": words}, status=status)
+        return answer
