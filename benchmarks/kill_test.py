@@ -25,6 +25,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -94,9 +95,11 @@ def start_driver(arguments: Sequence[str], log: Path) -> int:
     code = 1
     try:
         code = footfall(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:
         os._exit(code)
 
 
