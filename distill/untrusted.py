@@ -28,6 +28,8 @@ MAX_DEPTH: Final = 100
 """Containers inside one another."""
 MAX_PIXELS: Final = 100_000_000
 """A picture is refused above this size (16k is 133 million), which its header tells before anything is decoded."""
+MAX_PICTURE_BYTES: Final = 512 << 20
+"""The same for its file."""
 _INTERPOLATION: Final = re.compile(r"\$\{")
 
 
@@ -90,10 +92,17 @@ def check_header(stream: IO[bytes], size: int) -> None:
 def open_picture(source: Path | IO[bytes]) -> Image.Image:
     """A JPEG or PNG whose header is read and whose pixels are not decoded yet; close it, or use it in `with`.
 
+    Args:
+        source: a file, or a stream in memory.
+
     Raises:
         ValueError: more than `MAX_PIXELS`, or no such picture.
         OSError: unreadable. Decoding a damaged one raises OSError, ValueError, SyntaxError or EOFError.
     """
+    if isinstance(source, Path):  # Pillow asks a file for as many bytes as a chunk claims, which takes that memory
+        if source.stat().st_size > MAX_PICTURE_BYTES:
+            raise ValueError(f"a picture of more than {MAX_PICTURE_BYTES} bytes")
+        source = io.BytesIO(source.read_bytes())
     try:
         image = Image.open(source, formats=("JPEG", "PNG"))
     except Image.DecompressionBombError as error:
