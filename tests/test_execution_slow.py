@@ -27,7 +27,7 @@ def result_of(script: str, out: Path, *settings: str) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_that_is_killed_ends_with_the_shards_of_one_that_was_not(tmp_path: Path) -> None:
-    row = result_of("kill_test", tmp_path, "clips=3", "kills=8")
+    row = result_of("kill_test", tmp_path, "clips=2", "kills=8")
     assert sum(row["killed"].values()) == 8 and row["driver_starts"] == 1 + row["killed"].get("driver", 0)
     assert row["identical"] and row["shards_byte_identical"]
     assert (row["lost"], row["added"], row["duplicated"], row["leftovers"]) == ([], [], 0, [])
@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_ends_with_the_shards_of_one_that_was_not(tmp_path:
 @pytest.mark.timeout(3600)
 def test_a_cluster_that_loses_a_node_finishes_every_clip(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    row = result_of("workers", tmp_path, "clips=3", "workers=[1]")
+    row = result_of("workers", tmp_path, "clips=2", "workers=[1]")
     assert row["ray"]["nodes_at_start"] == 2 and row["ray"]["processes_killed"] > 2
-    assert row["ray"]["clips"] == 3 and row["ray"]["failed"] == row["rows"][0]["failed"] == {}
+    assert row["ray"]["clips"] == 2 and row["ray"]["failed"] == row["rows"][0]["failed"] == {}
     assert row["ray"]["same_shards"]
