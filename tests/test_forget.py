@@ -170,7 +170,7 @@ def test_cut_off_at_each_step_and_done_again(made: Path, tmp_path: Path) -> None
             break
         step += 41 if step > 12 else 1  # first caches, shards, index, manifest; then files of workspaces, all alike
     assert step > 12
-    assert read_tombstones(wanted).stones[0].sha256[0] == "aa" * 32
+    assert "aa" * 32 in read_tombstones(wanted).stones[0].sha256
 
 
 def test_feature_caches_and_runs_are_found(labels: Path, tmp_path: Path) -> None:
