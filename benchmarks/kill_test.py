@@ -7,8 +7,9 @@ times: the driver, its worker, or the worker's forked child that works on a clip
 the same command starts again. Then it compares: every shard byte for byte, the clips and samples of both manifests, and
 nothing left over. The clips are as small as the pipeline takes; every stage is the real one.
 
-The time until the next kill is uniform between 0 and twice what a clip takes (measured in the undisturbed run), and
-after a driver or worker was killed twice what its start takes longer; otherwise starting would be all that happens.
+The time until the next kill is uniform, and so short on average that all kills fall into the first part of the work (as
+measured in the undisturbed run); after a driver or worker was killed it is twice what its start takes longer, because
+starting would otherwise be all that happens.
 
 The driver is `footfall label` in a process that is forked from this one, which has loaded its libraries already: each
 restart of the driver would otherwise cost ten seconds of loading. Workers start as they always do.
@@ -44,6 +45,8 @@ from teacher.status import read_status
 DRIVER: Final = "driver"
 WORKER: Final = "worker"
 CHILD: Final = "child at work"
+EARLY: Final = 0.6
+"""All kills fall into about this share of the work, so that the run does not end before the last of them."""
 WEIGHTS: Final = {DRIVER: 1, WORKER: 1, CHILD: 2}
 """How likely each is the next victim, while it exists."""
 
@@ -124,6 +127,7 @@ class Pace:
     start: float
     """From the start of the driver to the first clip."""
     clip: float
+    """Work between two kills."""
 
     def next_kill(self, last: str, chance: random.Random) -> float:
         """Seconds until the next kill, given what was killed last."""
@@ -220,8 +224,8 @@ def run_test(out: Path, test: KillTest, say: Callable[[str], None] = print) -> d
     code, pace, calm_s = run_calm(["label", str(manifest), "--out", str(calm), *settings], calm / "clips", log)
     if code not in (0, 2):  # 2: a clip or two in which nobody is found
         raise SystemExit(f"the undisturbed run ended with exit code {code}: see {log}")
-    pace.clip *= test.workers / test.clips
-    say(f"undisturbed: exit code {code}, {calm_s:.0f} s; start {pace.start:.1f} s, clip {pace.clip:.1f} s")
+    pace.clip *= EARLY / max(test.kills, 1)  # so that all kills fall into the run
+    say(f"undisturbed: exit code {code}, {calm_s:.0f} s; start {pace.start:.1f} s, {pace.clip:.1f} s between kills")
     began = time.monotonic()
     counts = run_disturbed(["label", str(manifest), "--out", str(disturbed), *settings], Killer(test, pace), log, say)
     found = contents(disturbed)
