@@ -11,7 +11,9 @@ import bz2
 import gzip
 import io
 import lzma
+import math
 import pickle
+import struct
 import zlib
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -154,8 +156,15 @@ def _storage_from_bytes(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
+MAX_REPEATED: Final = 1 << 24
+"""Numbers that a tensor may have whose strides repeat a shorter storage."""
+
+
 def _array_from_tensor(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> NDArray[Any]:
-    """The numbers of a pickled tensor; gradients and hooks are dropped."""
+    """The numbers of a pickled tensor; gradients and hooks are dropped. One that repeats itself may not unfold far."""
+    held = getattr(storage, "_untyped_storage", storage).nbytes()
+    if math.prod(size) > max(held, MAX_REPEATED):
+        raise ValueError(f"a tensor of shape {tuple(size)} over {held} bytes")
     return plain(torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, None)).copy()
 
 
@@ -196,3 +205,10 @@ class _Reader(pickle._Unpickler):
             self.stack.append(self.stack.pop().read(self._stream, self._path))  # type: ignore[attr-defined]
 
     dispatch[pickle.BUILD[0]] = _load_build
+
+    def _load_bytearray8(self) -> None:
+        """As pickle's own, which takes memory for the stated length before it reads."""
+        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = _load_bytearray8
