@@ -15,7 +15,16 @@ from teacher.cli import VERBS, build_parser, main
 SURFACE = {
     "demo": {"--video", "--out", "overrides"},
     "label": {
-        "inputs", "overrides", "--out", "--config", "--init", "--blur-faces", "--ray", "--only", "--retry", "--since",
+        "inputs",
+        "overrides",
+        "--out",
+        "--config",
+        "--init",
+        "--blur-faces",
+        "--ray",
+        "--only",
+        "--retry",
+        "--since",
     },
     "status": {"folder"},
     "verify": {"folder", "overrides"},

@@ -120,7 +120,20 @@ def test_every_requirement_is_pinned_in_the_tested_set() -> None:
     extras = project["optional-dependencies"]
     tested = [
         extras[name]
-        for name in ("people", "teacher", "synthetic", "smplx", "gaussians", "export", "convert", "view", "rerun", "docs", "demo", "dev")
+        for name in (
+            "people",
+            "teacher",
+            "synthetic",
+            "smplx",
+            "gaussians",
+            "export",
+            "convert",
+            "view",
+            "rerun",
+            "docs",
+            "demo",
+            "dev",
+        )
     ]
     wanted = {name_of(line) for lines in (project["dependencies"], *tested) for line in lines} - {"footfall"}
     pinned = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]

@@ -229,7 +229,8 @@ def test_antialiased_pictures_of_two_sizes_agree() -> None:
 
     classic, even = covered(False), covered(True)
     assert float(classic[1].sum() / classic[0].sum()) > 2  # what the blur adds
-    assert float(even[1].sum() / even[0].sum()) == pytest.approx(1, abs=0.15)  # where they overlap, light is counted once
+    # Where they overlap, light is counted once.
+    assert float(even[1].sum() / even[0].sum()) == pytest.approx(1, abs=0.15)
 
 
 # Gradients

@@ -300,8 +300,8 @@ def test_a_recorded_world_has_one_scale(body: BodyModel) -> None:
         root[:3, 3] *= np.exp(-log_scale)
         joints = torch.from_numpy(row["joints_cam"] + (root[:3, 3].numpy() - row["cam_from_body"][:3, 3]))
         seen = PersonResult(
-            id=5, cam_from_body=root, body_rot=torch.from_numpy(row["body_rot"].copy()), betas=torch.zeros(10), joints_cam=joints,
-            contact_prob=torch.full((6,), 0.5), depth_sigma=0.1, root_sigma=torch.zeros(2),
+            id=5, cam_from_body=root, body_rot=torch.from_numpy(row["body_rot"].copy()), betas=torch.zeros(10),
+            joints_cam=joints, contact_prob=torch.full((6,), 0.5), depth_sigma=0.1, root_sigma=torch.zeros(2),
         )  # fmt: skip
         recorder.add(FrameResult(
             index=k, timestamp=k / 25, world_from_cam=torch.eye(4), camera_sigma=torch.zeros(2), static_prob=0.0,

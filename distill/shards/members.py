@@ -38,7 +38,7 @@ def tar_members(
                 content = tar.extractfile(info)
                 assert content is not None  # a regular member
                 yield {"fname": info.name, "data": content.read(), "__url__": url}
-                tar.members = []  # else they pile up
+                tar.members = []  # type: ignore[attr-defined]  # else they pile up
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         skip(ValueError(f"{url}: {error}"))
     yield {}
