@@ -8,6 +8,7 @@ from typing import Final
 import torch
 
 from distill.export.config import Precision
+from distill.models.backbones import FrozenBackbone
 from distill.models.student import Student
 
 _DTYPES: Final = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -22,7 +23,8 @@ def in_precision(student: Student, precision: Precision, file_format: str) -> St
     if precision not in _DTYPES:
         return student
     student = copy.deepcopy(student)
-    backbone = student.backbone.module
+    backbone = copy.deepcopy(student.backbone.module)  # copies of a student share it
+    student.backbone = FrozenBackbone(backbone)
     backbone.set_trunk_dtype(_DTYPES[precision])
     if file_format == "onnx":
         backbone.set_trunk_dtype(torch.float32)
