@@ -17,7 +17,7 @@ from distill.models.student import Student
 from distill.on_device import OnDevice
 from distill.shards.reader import ShardReader
 from distill.shards.schema import Sample
-from distill.stream import Stream
+from distill.stream import Stream, StreamConfig
 
 METRICS = ("w_mpjpe_mm", "wa_mpjpe_mm")
 
@@ -57,7 +57,8 @@ def stream_sample(network: Any, sample: Sample, body: BodyModel) -> Iterator[tup
     truth = transform_points(world_from_cam[:, None], arrays["joints_cam"])  # [T, P, 24, 3]
     present = arrays["present"].bool()
     size = (int(sample.meta["size"][0]), int(sample.meta["size"][1]))
-    stream = Stream(network, size, K=arrays["K"], body=body)
+    # A sample is one shot: the teacher cut its video already.
+    stream = Stream(network, size, StreamConfig(cuts="never"), K=arrays["K"], body=body)
     found: dict[int, dict[int, Tensor]] = {}
     for frame, timestamp in enumerate(arrays["timestamps"].tolist()):
         seen = present[frame].nonzero().flatten().tolist()

@@ -249,7 +249,9 @@ def test_smaller_encoders_agree_with_eager_in_the_same_precision(
         assert compare(part, graph)["features"] <= TOLERANCES[precision] <= 1e-3
         features, reference = graph(images[:1]), student.encode(images[:1]).features
     assert features.dtype == torch.float32
-    assert 1e-5 < (features - reference).abs().max() < 0.1  # another precision, the same network
+    assert (features - reference).abs().max() < 0.1  # another precision, the same network
+    if file_format != "onnx":  # there weights are rounded alone, and those that ship are of float16 already
+        assert (features - reference).abs().max() > 1e-5
     assert next(student.backbone.module.enc_blocks.parameters()).dtype == torch.float32  # the student is left alone
     assert path.stat().st_size < 0.7 * (onnx_folder / "encoder.onnx").stat().st_size
 

@@ -39,7 +39,7 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     reference = (tmp_path / "api" / "distill.html").read_text(encoding="utf-8")
     assert "FootfallError" in reference and "The one error that users see" in reference
     assert "data:image/jpeg;base64," in (tmp_path / "quickstart.html").read_text(encoding="utf-8")
-    assert "world_from_body" in (tmp_path / "source" / "teacher" / "stagefiles.py.html").read_text(encoding="utf-8")
+    assert "world_from_cam" in (tmp_path / "source" / "teacher" / "stagefiles.py.html").read_text(encoding="utf-8")
     outside = [page for page in pages if "https://fonts.g" in (tmp_path / page).read_text(encoding="utf-8")]
     assert outside == []  # a reader fetches nothing from elsewhere
 
