@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.body.model import BodyArrays, BodyModel
-from distill.errors import FootfallError
+from distill.errors import FootfallError, refuse_damage
 from distill.files import load_arrays
 from distill.geometry.conventions import KEYPOINTS, SMPL_JOINTS, SMPL_PARENTS
 
@@ -35,7 +35,8 @@ def load_body_model(spec: str = "anny") -> BodyModel:
     if kind in ("smpl", "smplx") and path:
         from distill.body.licensed import load_smpl, load_smplx
 
-        return load_smpl(Path(path)) if kind == "smpl" else load_smplx(Path(path))
+        with refuse_damage(path, expected=f"a file of the {kind} model", do="get it again from its licensed site"):
+            return load_smpl(Path(path)) if kind == "smpl" else load_smplx(Path(path))
     raise FootfallError(
         f"body model {spec!r}", got="an unknown name", expected="'anny', 'smpl:FILE' or 'smplx:FILE'",
         do="correct the config (SMPL files come from their licensed site)",
