@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy comes: its idle threads spin, as `teacher.cli` says
 
 from distill.errors import FootfallError
 from distill.runner.pipeline import RunnerConfig, run_graphs
