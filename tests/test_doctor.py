@@ -23,7 +23,7 @@ def test_every_extra_is_explained() -> None:
 
 def test_extras_inside_extras_are_followed() -> None:
     assert {"ai-edge-litert", "opencv-python-headless"} == doctor.packages_of("people")
-    assert doctor.packages_of("people") | {"pycolmap"} == doctor.packages_of("teacher")
+    assert doctor.packages_of("people") | {"pycolmap", "psutil"} == doctor.packages_of("teacher")
     assert doctor.packages_of("teacher") | doctor.packages_of("synthetic") < doctor.packages_of("demo")
 
 
