@@ -33,10 +33,10 @@ from distill.models.student import Student
 from distill.on_device import OnDevice
 from distill.render import Gaussians
 from distill.stream import FrameResult, Network, PersonResult, Seen, Stream
+from distill.stream_config import TIMES_KEPT
 
 SHOWN: Final = 12
 """Pictures that are kept for comparison; every other one goes when there are more."""
-TIMES_KEPT: Final = 2000
 PEOPLE_EDGE: Final = 4
 """Pixels around a person's posed body that become no Gaussians of the scene: poses are not exact."""
 IN_FRONT_M: Final = 0.6

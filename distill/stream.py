@@ -15,7 +15,7 @@ import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from distill.models.prediction import PairPrediction, Prompts
 from distill.odometry import CornerOdometry, Measured
 from distill.people.token_tracker import TokenTracker
 from distill.stream_bodies import Bodies, BodyAverage, observe
-from distill.stream_config import StreamConfig
+from distill.stream_config import FARTHEST, MIN_CONFIDENCE, SCALE_MEMORY, TIMES_KEPT, StreamConfig
 from distill.stream_types import Finder, FrameResult, GivenBody, Network, PersonResult, Seen
 from distill.worlds import Worlds
 
@@ -44,12 +44,6 @@ __all__ = [
 ]  # fmt: skip
 
 Array = NDArray[Any]
-TIMES_KEPT: Final = 2000
-"""Latencies are kept of the last this many frames."""
-SCALE_MEMORY: Final = 0.95
-"""How slowly the scale of the backbone's points follows new frames."""
-FARTHEST: Final = 30.0
-"""Points farther than this are no landmarks, in the backbone's unit."""
 
 
 @dataclass
@@ -342,7 +336,7 @@ class Stream:
         )  # fmt: skip
 
     @torch.inference_mode()
-    def background(self, image: Array, *, min_confidence: float = 1.5) -> tuple[Array, Array]:
+    def background(self, image: Array, *, min_confidence: float = MIN_CONFIDENCE) -> tuple[Array, Array]:
         """Points of the background of the frame last predicted, and their colours.
 
         Returns:

@@ -14,10 +14,8 @@ from distill.fuser import FEET, FrameObservation, Motions, PersonObservation
 from distill.geometry.rotations import average_rotations
 from distill.geometry.transforms import make_transform
 from distill.models.prediction import PairPrediction
+from distill.stream_config import FORGET_AFTER
 from distill.stream_types import GivenBody
-
-FORGET_AFTER = 900
-"""Frames for which the shape of somebody who is away is remembered."""
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,17 @@ from distill.people.token_tracker import TokenTrackerConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TIMES_KEPT: Final = 2000
+"""Latencies are kept of the last this many frames."""
+SCALE_MEMORY: Final = 0.95
+"""How slowly the scale of the backbone's points follows new frames."""
+FARTHEST: Final = 30.0
+"""Points farther than this are no landmarks, in the backbone's unit."""
+MIN_CONFIDENCE: Final = 1.5
+"""Points that are less sure are not of the scene."""
+FORGET_AFTER: Final = 900
+"""Frames for which the shape of somebody who is away is remembered."""
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from distill.fuser import FrameObservation, Motions, PersonObservation
 from distill.fuser.so3 import exp, log, rigid, transpose
 from distill.runner.body import Body
+from distill.stream_config import FORGET_AFTER
 
 Array = NDArray[Any]
-FORGET_AFTER: Final = 900
-"""Frames for which the shape of somebody who is away is remembered."""
 
 
 @dataclass(kw_only=True)

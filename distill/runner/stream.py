@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,19 +26,11 @@ from distill.people.token_tracker import TokenTracker, overlaps
 from distill.runner.body import Body
 from distill.runner.network import ArrayNetwork, PairQuestion
 from distill.runner.people import People, PeopleAverage, observe
-from distill.stream_config import StreamConfig
+from distill.stream_config import FARTHEST, MIN_CONFIDENCE, SCALE_MEMORY, TIMES_KEPT, StreamConfig
 from distill.worlds import Worlds
 
 Array = NDArray[Any]
 Value = TypeVar("Value")
-TIMES_KEPT: Final = 2000
-"""Latencies are kept of the last this many frames."""
-SCALE_MEMORY: Final = 0.95
-"""How slowly the scale of the backbone's points follows new frames."""
-FARTHEST: Final = 30.0
-"""Points farther than this are no landmarks, in the backbone's unit."""
-MIN_CONFIDENCE: Final = 1.5
-"""Points that are less sure are not of the scene."""
 
 
 @dataclass(kw_only=True)

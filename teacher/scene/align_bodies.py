@@ -24,17 +24,18 @@ from distill.geometry.rotations import cross_matrix, matrix_from_quat, matrix_fr
 from distill.geometry.transforms import transform_points
 from distill.render.rendering import draw_features
 from teacher.optimise.bodies import split
+from teacher.optimise.measure import SEEN
 from teacher.scene.align import Normal, blurred, compare, pixel_slopes, prior
 from teacher.scene.chain import Chain, descend, place_rows, time_shares, turn_rows
 from teacher.scene.config import PriorConfig
 from teacher.scene.footage import Footage
 from teacher.scene.motion import (
     HEIGHT_M,
-    KEYPOINT_SHARE,
     STILL_MPS,
     USUAL,
     USUAL_TURNS,
     touching_sites,
+    usual_keypoint_px,
 )  # fmt: skip
 from teacher.scene.objective import View
 from teacher.scene.seeds import coloured
@@ -47,8 +48,6 @@ THICKNESS_M: Final = 0.01
 """Usual distance of what is seen from the skin: cloth, hair, and errors of the mask."""
 REACH: Final = 0.01
 """Part of the picture's longer side over which slopes reach beyond the avatar's outline."""
-SEEN: Final = 0.3
-"""Score from which a keypoint counts."""
 DETECTED: Final = 0.3
 """Weight of a keypoint: a detector errs alike for many frames, and alike for the keypoints of a limb."""
 ANOTHER: Final = 0.3
@@ -60,8 +59,8 @@ def align_bodies(world: World, view: View, person: int, config: PriorConfig, ste
     """Move one person in all frames, in place; returns the cost at the start and after each step.
 
     Args:
-        world: whose pose, root_rot, root_pos and the person's offsets are changed. view: a level of the footage; with
-            steps for which nobody is seen in it, motion and prior alone decide.
+        world: whose pose, root_rot, root_pos and the person's offsets are changed.
+        view: a level of the footage; in frames in which it shows nobody, motion, points and prior alone decide.
         config: the prior on corrections. steps: at most.
     """
     offsets = f"person{person}/offsets"
@@ -128,8 +127,7 @@ def _add_points(chain: Chain, world: World, person: int, turns: Tensor, roots: T
     still, standing = touching_sites(base)
     sites = transform_points(cameras, points.sites)
     site_slopes = cameras[:, None, :3, :3] @ slopes[:, keypoints:]
-    flat = points.joints[..., :2] / points.joints[..., 2:].clamp(min=0.05) @ base.K[:2, :2].T
-    usual = KEYPOINT_SHARE * (flat[..., 1].amax(-1) - flat[..., 1].amin(-1)).clamp(min=1)
+    usual = usual_keypoint_px(base, points.joints[:, None])[:, 0]
     off = project(points.keypoints, base.K, min_depth=0.05) - base.keypoints_px[:, person]
     by_keypoint = pixel_slopes(points.keypoints, base.K) @ slopes[:, :keypoints]
     for frame in torch.nonzero(base.present[:, person]).flatten().tolist():
@@ -175,7 +173,7 @@ def _prior(world: World, frame: int, person: int, config: PriorConfig) -> Normal
 def _picture(
     body: BodyModel, avatar: Avatar, view: View, frame: int, person: int, body_rot: Tensor, cam_from_body: Tensor
 ) -> Normal:
-    """The person alone before black, and the mask as a fourth channel; a fifth unknown kind: the thickness."""
+    """The person alone before black, with the mask as a fourth channel; the last unknown is the thickness."""
     footage = view.footage
     left, top, width, height = view.boxes[frame]
     part = (slice(top, top + height), slice(left, left + width))

@@ -83,15 +83,21 @@ def _frame_sum(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def keypoints(base: Base, points: Points) -> Tensor:
-    """Sum over frames of the reprojection errors, over `KEYPOINT_SHARE` of the person's height; mean over keypoints."""
+    """Sum over frames of the reprojection errors, over their usual size; mean over keypoints."""
     pixels = project(points.keypoints.flatten(1, 2), base.K, min_depth=0.05).unflatten(1, points.keypoints.shape[1:3])
-    joints = (
-        project(points.joints.flatten(1, 2), base.K, min_depth=0.05).unflatten(1, points.joints.shape[1:3]).detach()
-    )
-    height = (joints.amax(-2) - joints.amin(-2)).amax(-1).clamp(min=1)
-    off = soft((pixels - base.keypoints_px) / (KEYPOINT_SHARE * height)[..., None, None])
+    off = soft((pixels - base.keypoints_px) / usual_keypoint_px(base, points.joints)[..., None, None])
     weight = base.keypoint_weight * base.present[..., None]
     return ((off * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-3)).sum()
+
+
+def usual_keypoint_px(base: Base, joints: Tensor) -> Tensor:
+    """[T, P] usual error of a keypoint: `KEYPOINT_SHARE` of the person's longer extent in the picture; no gradient.
+
+    Args:
+        joints: [T, P, 24, 3] in the camera, metres.
+    """
+    pixels = project(joints.detach().flatten(1, 2), base.K, min_depth=0.05).unflatten(1, joints.shape[1:3])
+    return KEYPOINT_SHARE * (pixels.amax(-2) - pixels.amin(-2)).amax(-1).clamp(min=1)
 
 
 def closeness(world: World, config: PriorConfig) -> Tensor:
