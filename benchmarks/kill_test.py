@@ -7,9 +7,10 @@ times: the driver, its worker, or the worker's forked child that works on a clip
 the same command starts again. Then it compares: every shard byte for byte, the clips and samples of both manifests, and
 nothing left over. The clips are as small as the pipeline takes; every stage is the real one.
 
-The time until the next kill is uniform, and so short on average that all kills fall into the first part of the work (as
-measured in the undisturbed run); after a driver or worker was killed it is twice what its start takes longer, because
-starting would otherwise be all that happens.
+The time until the next kill is uniform, and so short on average that all kills fall into the work that is left (its
+time as measured in the undisturbed run, its share by the stages' records). After a driver or worker was killed that
+time begins when its successor has started, because starting would otherwise be all that happens; one in three kills
+falls into the start itself.
 
 The driver is `footfall label` in a process that is forked from this one, which has loaded its libraries already: each
 restart of the driver would otherwise cost ten seconds of loading. Workers start as they always do.
@@ -46,7 +47,9 @@ DRIVER: Final = "driver"
 WORKER: Final = "worker"
 CHILD: Final = "child at work"
 EARLY: Final = 0.6
-"""All kills fall into about this share of the work, so that the run does not end before the last of them."""
+"""The kills that are left are spread over this share of the work that is left, so that it does not end before them."""
+IN_START: Final = 1 / 3
+"""Share of the kills after that of a driver or worker that meet its successor while it starts."""
 WEIGHTS: Final = {DRIVER: 1, WORKER: 1, CHILD: 2}
 """How likely each is the next victim, while it exists."""
 
@@ -126,21 +129,34 @@ class Pace:
 
     start: float
     """From the start of the driver to the first clip."""
-    clip: float
-    """Work between two kills."""
+    work: float
+    """From the first clip to the end."""
+    records: int
+    """Stages' records at the end."""
 
-    def next_kill(self, last: str, chance: random.Random) -> float:
-        """Seconds until the next kill, given what was killed last."""
-        return chance.uniform(0, 2 * (self.clip + (0 if last == CHILD else self.start)))
+    def next_kill(self, last: str, done: int, kills: int, chance: random.Random) -> float:
+        """Seconds until the next of this many kills, given what was killed last and how many records there are."""
+        start = 0 if last == CHILD else self.start
+        if start and chance.random() < IN_START:
+            return chance.uniform(0, start)
+        return start + chance.uniform(0, 2 * EARLY * self.work * max(1 - done / self.records, 0) / max(kills, 1))
+
+
+def count_records(out: Path) -> int:
+    """Stages that are done, over all clips."""
+    return sum(1 for _ in out.glob("clips/*/*/record.json"))
 
 
 class Killer:
-    """Kills processes of runs, and counts."""
+    """Kills processes of the run into `out`, and counts."""
 
-    def __init__(self, test: KillTest, pace: Pace) -> None:
-        self.chance, self.left, self.pace = random.Random(test.seed), test.kills, pace
+    def __init__(self, test: KillTest, pace: Pace, out: Path) -> None:
+        self.chance, self.left, self.pace, self.out = random.Random(test.seed), test.kills, pace, out
         self.killed: Counter[str] = Counter()
-        self._due = time.monotonic() + pace.next_kill(DRIVER, self.chance)
+        self._due = self._next(DRIVER)
+
+    def _next(self, last: str) -> float:
+        return time.monotonic() + self.pace.next_kill(last, count_records(self.out), self.left, self.chance)
 
     def look(self, driver: int) -> None:
         """Kill something if it is time."""
@@ -154,7 +170,7 @@ class Killer:
             os.kill(victim, signal.SIGKILL)
             self.killed[kind] += 1
             self.left -= 1
-        self._due = time.monotonic() + self.pace.next_kill(kind, self.chance)
+        self._due = self._next(kind)
 
 
 def run_disturbed(arguments: Sequence[str], killer: Killer, log: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -204,7 +220,7 @@ def leftovers(out: Path) -> list[str]:
 
 
 def run_calm(arguments: Sequence[str], first: Path, log: Path) -> tuple[int, Pace, float]:
-    """Label undisturbed: exit code, pace (its `clip` is that of all clips), seconds. `first` appears with a clip."""
+    """Label undisturbed: exit code, pace, seconds. `first` is the folder of clips, which appears with the first."""
     began = time.monotonic()
     driver, seen = start_driver(arguments, log), 0.0
     while not (ended := os.waitpid(driver, os.WNOHANG))[0]:
@@ -212,7 +228,11 @@ def run_calm(arguments: Sequence[str], first: Path, log: Path) -> tuple[int, Pac
             seen = time.monotonic() - began
         time.sleep(0.05)
     took = time.monotonic() - began
-    return os.waitstatus_to_exitcode(ended[1]), Pace(start=seen, clip=took - seen), took
+    return (
+        os.waitstatus_to_exitcode(ended[1]),
+        Pace(start=seen, work=took - seen, records=count_records(first.parent)),
+        took,
+    )
 
 
 def run_test(out: Path, test: KillTest, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -224,10 +244,11 @@ def run_test(out: Path, test: KillTest, say: Callable[[str], None] = print) -> d
     code, pace, calm_s = run_calm(["label", str(manifest), "--out", str(calm), *settings], calm / "clips", log)
     if code not in (0, 2):  # 2: a clip or two in which nobody is found
         raise SystemExit(f"the undisturbed run ended with exit code {code}: see {log}")
-    pace.clip *= EARLY / max(test.kills, 1)  # so that all kills fall into the run
-    say(f"undisturbed: exit code {code}, {calm_s:.0f} s; start {pace.start:.1f} s, {pace.clip:.1f} s between kills")
+    say(f"undisturbed: exit code {code}, {calm_s:.0f} s, the start of it {pace.start:.1f} s")
     began = time.monotonic()
-    counts = run_disturbed(["label", str(manifest), "--out", str(disturbed), *settings], Killer(test, pace), log, say)
+    counts = run_disturbed(
+        ["label", str(manifest), "--out", str(disturbed), *settings], Killer(test, pace, disturbed), log, say
+    )
     found = contents(disturbed)
     return {
         "format": "footfall-bench/1", "name": "kill", "commit": commit, "commit_at_end": code_commit(),
