@@ -278,6 +278,13 @@ def test_int8_that_moves_answers_is_refused_with_the_number(tmp_path: Path) -> N
         record_parity(tmp_path, {"features": 0.7, "betas": 0.03}, "int8")
 
 
+def test_graphs_are_traced_on_memory_without_gaps(student: Student) -> None:
+    """AOTInductor takes the strides of its example for those of all inputs, and never looks."""
+    with torch.no_grad():
+        parts = cut_student(student, *example_input(SIZE))
+    assert all(x.is_contiguous() for part in parts.values() for x in part.example())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("file_format", "precision"), [("aoti", "float32"), ("pt2", "bfloat16"), ("onnx", "float16")])
 def test_whole_students_in_other_formats_and_precisions(

@@ -60,7 +60,7 @@ def open_graph(path: Path) -> Run:
     if path.suffix == ".onnx":
         return _open_onnx(path)
     if path.name.endswith(SUFFIXES["aoti"]):
-        return torch._inductor.aoti_load_package(str(path))
+        return _open_aoti(path)
     return torch.export.load(path).module()
 
 
@@ -90,6 +90,12 @@ def _write_onnx(part: Part, path: Path) -> None:
 _WRITERS: Final[dict[str, Callable[[Part, Path], None]]] = {
     "pt2": _write_pt2, "onnx": _write_onnx, "aoti": _write_aoti,
 }  # fmt: skip
+
+
+def _open_aoti(path: Path) -> Run:
+    """Compiled code reads memory by the strides that it was traced with, and never looks whether they are the same."""
+    compiled = torch._inductor.aoti_load_package(str(path))
+    return lambda *inputs: compiled(*(x.contiguous() for x in inputs))
 
 
 def _open_onnx(path: Path) -> Run:

@@ -109,8 +109,9 @@ class Part:
     dynamic: tuple[dict[int, Any] | None, ...]
 
     def example(self) -> tuple[Tensor, ...]:
-        """Inputs to trace: a dimension of 1 would be taken for fixed."""
-        return tuple(self._twice(x, vary or {}) for x, vary in zip(self.inputs, self.dynamic, strict=True))
+        """Inputs to trace: a dimension of 1 would be taken for fixed, and so are strides (by AOTInductor)."""
+        twice = (self._twice(x, vary or {}) for x, vary in zip(self.inputs, self.dynamic, strict=True))
+        return tuple(x.contiguous() for x in twice)
 
     def sized(self, pairs: int, people: int) -> tuple[Tensor, ...]:
         """The inputs with these numbers of pairs and people, where they may vary."""
