@@ -174,7 +174,7 @@ def times_of(task: GaussianTask, batch: dict[str, Any]) -> dict[str, float]:
         "backbone_pair_with_points": lambda: task.student.backbone.decode(frames[0], frames[2]),
         "scene_head_per_keyframe": lambda: task.head.scene(frames[0], last, points, conf, K),
         "avatars_of_two_frames": lambda: task._avatars(batch, frames, list(SOURCES), 0, 2),
-        "render": lambda: render(every, camera, batch["K"][0, 1][None], size),
+        "render": lambda: render(every, camera, batch["K"][0, 1][None], size, antialiased=True),
     }
     found = {"gaussians_drawn": float(len(every)), "people": float(len(people))}
     for name, part in parts.items():

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from distill.body import load_body_model
-from distill.config import load_config
+from distill.config import config_to_dict, load_config
 from distill.errors import FootfallError
 from distill.files import read_json, write_json
 from distill.geometry.rotations import matrix_from_rotvec, rotation_angle
@@ -80,7 +80,9 @@ class RecoveryConfig:
             levels=[4, 2], align_steps=8,
         )
     )  # fmt: skip
-    """Of the stage."""
+    """Of the stage, on drawn clips."""
+    track: GaussiansConfig = field(default_factory=lambda: GaussiansConfig(enabled="always"))
+    """Of the stage, on labelled clips: as it ships."""
 
 
 @dataclass
@@ -263,7 +265,7 @@ def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
         clip = ClipFolder(root)
         clip.begin("gaussians")
         begun = time.process_time()
-        outcome = stage.run(clip, config.gaussians, show)
+        outcome = stage.run(clip, config.track, show)
         seconds = time.process_time() - begun
         clip.finish(StageRecord(stage="gaussians", status="done", implementation="", config_hash="", inputs={}))
         rows[root.name] = {"stage": outcome.summary, "cpu_seconds": seconds}
@@ -295,7 +297,8 @@ def write_rows(path: Path, config: RecoveryConfig, rows: dict[str, Any]) -> None
     about = {
         name: getattr(config, name) for name in ("experiment", "frames", "seed", "camera_deg", "camera_m", "pose_deg")
     }
-    write_json(path, {**about, "visits": config.gaussians.visits, "commit": code_commit(), "rows": rows})
+    settings = config.track if config.experiment == "track" else config.gaussians
+    write_json(path, {**about, "gaussians": config_to_dict(settings), "commit": code_commit(), "rows": rows})
     if config.experiment == "noise":
         plot_noise(path.with_suffix(".png"), rows)
 

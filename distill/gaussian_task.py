@@ -196,7 +196,7 @@ class GaussianTask(nn.Module):
             person = (torch.arange(len(every), device=images.device) >= len(scene)).to(every.opacities)
             pictures.append(render(
                 every, invert(batch["world_from_cam"][row, target])[None], batch["K"][row, target][None], size,
-                person=person, background=scenes[sources[0]][0].backdrop[row],
+                person=person, background=scenes[sources[0]][0].backdrop[row], antialiased=True,
             ))  # fmt: skip
         return pictures
 
@@ -251,7 +251,7 @@ class GaussianTask(nn.Module):
         person[len(scene) :] = 1
         drawn = render(
             every, invert(batch["world_from_cam"][row, target])[None], crop.K(batch["K"][row, target])[None], crop.size,
-            person=person,
+            person=person, antialiased=True,
         )  # fmt: skip
         picture, wanted = drawn.color[0].permute(2, 0, 1), crop.cut(images[row, target])
         mask = crop.cut(batch["masks"][row, :, target].amax(0))
@@ -276,7 +276,7 @@ class GaussianTask(nn.Module):
         background = torch.rand(3, device=images.device) if self.training else images.new_full((3,), 0.5)
         drawn = render(
             gaussians, invert(batch["world_from_cam"][row, target])[None],
-            crop.K(batch["K"][row, target])[None], crop.size, background=background,
+            crop.K(batch["K"][row, target])[None], crop.size, background=background, antialiased=True,
         )  # fmt: skip
         masks = crop.cut(batch["masks"][row, :, target])
         mine = masks[person]

@@ -170,13 +170,16 @@ def draw_result(
         people = _people(result, avatars, bodies, frame)
         cam_from_world = torch.from_numpy(np.linalg.inv(result.cameras.world_from_cam[frame])).float()[None]
         with torch.no_grad():
-            whole = render(Gaussians.cat([scene, *people]), cam_from_world, K[None], size, backend=backend)
+            whole = render(
+                Gaussians.cat([scene, *people]), cam_from_world, K[None], size, antialiased=True, backend=backend
+            )
             alone: Tensor | None = None
             if people:
                 white = torch.ones(3)
                 alone = render(
-                    Gaussians.cat(people), cam_from_world, K[None], size, background=white, backend=backend
-                ).color[0]
+                    Gaussians.cat(people), cam_from_world, K[None], size,
+                    background=white, antialiased=True, backend=backend,
+                ).color[0]  # fmt: skip
         yield frame, whole.color[0].numpy(), None if alone is None else alone.numpy()
 
 

@@ -5,8 +5,8 @@ it means the same at any distance and in any unit of the pointmap (arXiv 2408.13
 place of footprints):
 
     centre   z K^-1 (u, v, 1) + 2 p tanh(o)     z of the pointmap, (u, v) the middle of the cell
-    scale    0.45 p exp(s), s within -3 and 2
-    opacity  sigmoid(a + 3)
+    scale    0.5 p exp(s), s within -3 and 2
+    opacity  sigmoid(a + 4)
     colour   mean of the cell + 0.2 tanh(c), cut to 0..1
 
 The last layer starts at zero, so a fresh head already draws nearly the picture it was given.
@@ -30,9 +30,9 @@ from distill.render import Gaussians
 
 CHANNELS: Final = 14
 """Offset 3, scale 3, quaternion 4, opacity 1, colour 3."""
-START_SCALE: Final = 0.45
+START_SCALE: Final = 0.5
 """Standard deviation of a fresh Gaussian in footprints: neighbours overlap, and the picture stays sharp."""
-START_OPACITY: Final = 3.0
+START_OPACITY: Final = 4.0
 """Logit of the opacity of a fresh Gaussian."""
 NEAREST: Final = 0.05
 """Points nearer than this, in the pointmap's unit, become no Gaussians."""

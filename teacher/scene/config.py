@@ -124,9 +124,9 @@ class GateConfig:
     """Least gain in PSNR on frames that the Gaussians were not fitted to: of whole frames, and of people in them."""
     reprojection: float = 1.03
     """Most growth of the reprojection errors of keypoints and background, as a factor."""
-    detector: float = 0.015
-    """Usual error of the keypoints themselves, part of the person's height in the image: up to this distance from them
-    a body may go to fit its picture."""
+    detector: float = 0.02
+    """Usual error of the keypoints themselves, part of the person's height in the image (`motion.KEYPOINT_SHARE`): up
+    to this distance from them a body may go to fit its picture."""
     foot_sliding: float = 1.05
     """Most growth of the sliding of touching feet, as a factor."""
     jitter: float = 1.05
@@ -152,16 +152,16 @@ class GaussiansConfig:
     lpips_folder: str = ""
     """Folder with the weights of LPIPS (docs/metrics.md); empty: the term is left out, and the summary says so."""
     long_side: int = 0
-    """Longer side of the images that are compared, pixels; 0: 960 on CUDA, 480 on CPU."""
+    """Longer side of the images that are compared, pixels; 0: 960 on CUDA, 360 on CPU."""
     frames: int = 0
-    """Most frames that are optimised, even over the clip (corrections between them are interpolated);
-    0: all on CUDA, 60 on CPU."""
+    """Most frames that are optimised, even over the clip (corrections between them are interpolated); 0: all. With half
+    the frames the jitter between them stays."""
     scene_count: int = 0
     """Most Gaussians of the scene; 0: 200 000 on CUDA, 3 000 on CPU."""
     person_count: int = 0
-    """Gaussians of a person; 0: 13 000 on CUDA, 2 000 on CPU."""
+    """Gaussians of a person; 0: 13 000 on CUDA, 1 500 on CPU."""
     visits: list[int] = field(default_factory=list)
-    """How often each frame is drawn in warm-up, separate and joint phase; none: [6, 40, 24] on CUDA, [2, 6, 3] on
+    """How often each frame is drawn in warm-up, separate and joint phase; none: [6, 40, 24] on CUDA, [1, 2, 1] on
     CPU."""
     levels: list[int] = field(default_factory=lambda: [4, 2])
     """Factors by which images are made smaller in warm-up and separate phase, coarse to fine; the joint phase takes

@@ -54,11 +54,11 @@ from teacher.stagefiles import Array, CameraInit, DepthInit, Frames, People, rea
 from teacher.workspace import ClipFolder
 
 SIZES: Final = {
-    "cuda": {"long_side": 960, "frames": 0, "scene_count": 200_000, "person_count": 13_000},
-    "cpu": {"long_side": 480, "frames": 60, "scene_count": 3_000, "person_count": 2_000},
+    "cuda": {"long_side": 960, "scene_count": 200_000, "person_count": 13_000},
+    "cpu": {"long_side": 360, "scene_count": 3_000, "person_count": 1_500},
 }
 """What 0 stands for in the config."""
-VISITS: Final = {"cuda": [6, 40, 24], "cpu": [2, 6, 3]}
+VISITS: Final = {"cuda": [6, 40, 24], "cpu": [1, 2, 1]}
 """What no visits stand for."""
 
 
@@ -193,7 +193,6 @@ def with_sizes(config: GaussiansConfig, device: torch.device, size: tuple[int, i
     return replace(
         config,
         long_side=min(config.long_side or usual["long_side"], max(size)),
-        frames=config.frames or usual["frames"],
         scene_count=config.scene_count or usual["scene_count"],
         person_count=config.person_count or usual["person_count"],
         visits=config.visits or VISITS[device.type],
