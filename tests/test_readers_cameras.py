@@ -15,6 +15,7 @@ from distill.errors import FootfallError
 from teacher.initialisers.cameras import CamerasConfig
 from teacher.initialisers.registry import get_initialiser
 from teacher.readers.checks import check_intrinsics, check_poses
+from teacher.readers.colmap_counts import check_counts
 from teacher.stagefiles import CameraInit
 from teacher.workspace import ClipFolder
 from tests.readers_support import (
@@ -185,6 +186,36 @@ def write_colmap(folder: Path, *, binary: bool, first_name: int = 0, model: str 
     folder.mkdir(parents=True)
     (reconstruction.write_binary if binary else reconstruction.write_text)(folder)
     return folder
+
+
+@pytest.mark.parametrize("file", ["images", "points3D", "frames", "cameras", "rigs"])
+@pytest.mark.timeout(60)
+def test_a_count_that_a_colmap_file_does_not_hold_is_refused_at_once(file: str, tmp_path: Path) -> None:
+    folder = write_colmap(tmp_path / "sparse", binary=True)
+    check_counts(folder)
+    path = folder / f"{file}.bin"
+    whole = path.read_bytes()
+    path.write_bytes((1 << 60).to_bytes(8, "little") + whole[8:])
+    with pytest.raises(ValueError, match=r"claims|ends within|no end"):
+        check_counts(folder)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"claims|ends within|no end"):
+        check_counts(folder)
+
+
+def test_counts_of_a_rig_of_two_lenses_are_those_of_its_file(tmp_path: Path) -> None:
+    kinds, rig = [pycolmap.SensorType.CAMERA] * 2, pycolmap.Rig(rig_id=1)
+    rig.add_ref_sensor(pycolmap.sensor_t(kinds[0], 1))
+    rig.add_sensor(pycolmap.sensor_t(kinds[1], 2), pycolmap.Rigid3d())
+    model = pycolmap.Reconstruction()
+    for number in (1, 2):
+        model.add_camera(pycolmap.Camera(model="OPENCV", width=64, height=48, params=[50] * 8, camera_id=number))
+    model.add_rig(rig)
+    model.write_binary(tmp_path)
+    check_counts(tmp_path)
+    (tmp_path / "rigs.bin").write_bytes((tmp_path / "rigs.bin").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="claims"):
+        check_counts(tmp_path)
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from distill.errors import FootfallError, require
 from teacher.readers.cameras import OutsideCameras, Sparse, scaled_intrinsics
 from teacher.readers.clip_frames import ClipFrames
+from teacher.readers.colmap_counts import check_counts
 
 Array = NDArray[Any]
 MAX_DISTORTION: Final = 0.003
@@ -42,13 +43,15 @@ def read_colmap(path: Path, frames: ClipFrames) -> tuple[OutsideCameras, Sparse]
             do="give the folder of one model, such as sparse/0",
         )  # fmt: skip
     try:
+        check_counts(path)
         model = pycolmap.Reconstruction(path)
     except Exception as error:  # pycolmap raises several kinds for damaged files
         raise FootfallError(where, got=error, expected="a COLMAP model", do="write the model again") from error
     images = [image for image in model.images.values() if image.has_pose]
     if not images:
         raise FootfallError(where, got="no image with a pose", expected="a registered model", do="run the mapper again")
-    K, size = _lens(where, [model.cameras[image.camera_id] for image in images])
+    with np.errstate(all="ignore"):  # numbers of a damaged lens; what comes of them is refused
+        K, size = _lens(where, [model.cameras[image.camera_id] for image in images])
     numbers = _numbers(where, [image.name for image in images], frames)
     _, rows, chosen = np.intersect1d(frames.numbers, numbers, return_indices=True)
     used = [images[k] for k in chosen]
