@@ -38,13 +38,15 @@ from teacher.pipeline import label
 STORE_BYTES: Final = 100_000_000
 """Ray's object store: what passes through it is a few kilobytes of JSON."""
 PATIENCE: Final = {
+    "RAY_worker_niceness": "0",
     "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "600",
     "RAY_agent_register_timeout_ms": "600000",
     "RAY_health_check_timeout_ms": "120000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
-"""Ray's own limits, which a machine with other work on it breaks."""
+"""Ray's own limits, which a machine with other work on it breaks; and it would run its workers at niceness 15, on top
+of the node's own, so that they wait for everything else that the machine does."""
 
 
 @dataclass(kw_only=True)

@@ -75,8 +75,8 @@ class RayCluster:
         except self._ray.exceptions.RayError as error:
             if isinstance(error, self._ray.exceptions.RayTaskError) and isinstance(error.cause, FootfallError):
                 raise error.cause from error
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            return Ended(task=task, kind="fault", reason=f"its Ray worker vanished: {type(error).__name__}: {lines[0]}")
+            first = next(line for line in str(error).splitlines() if line.strip()).split(". ")[0]  # the rest is advice
+            return Ended(task=task, kind="fault", reason=f"its Ray worker vanished: {type(error).__name__}: {first}")
 
     def close(self) -> None:
         """Cancel what is queued or runs, and leave the cluster."""
