@@ -134,13 +134,6 @@ class Pace:
     records: int
     """Stages' records at the end."""
 
-    def next_kill(self, last: str, done: int, kills: int, chance: random.Random) -> float:
-        """Seconds until the next of this many kills, given what was killed last and how many records there are."""
-        start = 0 if last == CHILD else self.start
-        if start and chance.random() < IN_START:
-            return chance.uniform(0, start)
-        return start + chance.uniform(0, 2 * EARLY * self.work * max(1 - done / self.records, 0) / max(kills, 1))
-
 
 def count_records(out: Path) -> int:
     """Stages that are done, over all clips."""
@@ -153,16 +146,20 @@ class Killer:
     def __init__(self, test: KillTest, pace: Pace, out: Path) -> None:
         self.chance, self.left, self.pace, self.out = random.Random(test.seed), test.kills, pace, out
         self.killed: Counter[str] = Counter()
-        self._due = self._next(DRIVER)
-
-    def _next(self, last: str) -> float:
-        return time.monotonic() + self.pace.next_kill(last, count_records(self.out), self.left, self.chance)
+        self._due: float | None = None
+        """When to kill next; None: some time after work has begun again."""
 
     def look(self, driver: int) -> None:
         """Kill something if it is time."""
-        if not self.left or time.monotonic() < self._due:
+        now = time.monotonic()
+        if not self.left or (self._due is not None and now < self._due):
             return
         victims = processes_of(driver)
+        if self._due is None:
+            if CHILD in victims.values():
+                work = EARLY * self.pace.work * max(1 - count_records(self.out) / self.pace.records, 0)
+                self._due = now + self.chance.uniform(0, 2 * work / self.left)
+            return
         kinds = sorted(set(victims.values()))
         kind = self.chance.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
         victim = self.chance.choice(sorted(pid for pid, what in victims.items() if what == kind))
@@ -170,7 +167,8 @@ class Killer:
             os.kill(victim, signal.SIGKILL)
             self.killed[kind] += 1
             self.left -= 1
-        self._due = self._next(kind)
+        in_start = kind != CHILD and self.chance.random() < IN_START
+        self._due = now + self.chance.uniform(0, self.pace.start) if in_start else None
 
 
 def run_disturbed(arguments: Sequence[str], killer: Killer, log: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -181,7 +179,7 @@ def run_disturbed(arguments: Sequence[str], killer: Killer, log: Path, say: Call
         starts += 1
         while not (ended := os.waitpid(driver, os.WNOHANG))[0]:
             killer.look(driver)
-            time.sleep(0.05)
+            time.sleep(0.1)
         code = os.waitstatus_to_exitcode(ended[1])
         if code != -signal.SIGKILL:
             return {"killed": dict(killer.killed), "driver_starts": starts, "exit_code": code}
