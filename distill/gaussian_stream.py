@@ -2,7 +2,7 @@
 
     gaussians = GaussianStream(stream, GaussianStreamConfig())
     result = stream.step(image, seconds)
-    gaussians.look(image, result)                # people at once; the scene waits until its camera has settled
+    gaussians.look(result)                       # people at once; the scene waits until its camera has settled
     for settled in stream.settled(): gaussians.settle(settled)
 
 Keyframes wait in their cameras for the fuser's lag, so that they are placed where the camera was found in the end.
@@ -16,10 +16,9 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.avatar import Avatar
@@ -129,18 +128,13 @@ class GaussianStream:
         self._show_every = 1
 
     @torch.no_grad()
-    def look(self, image: NDArray[Any], result: FrameResult) -> None:
-        """Take in the frame just given to the stream.
-
-        Args:
-            image: [H, W, 3] uint8, as given to `Stream.step`.
-            result: what it returned.
-        """
+    def look(self, result: FrameResult) -> None:
+        """Take in the frame just given to the stream; `result` is what `Stream.step` returned."""
         keyframe = result.index % self.config.keyframe_every == 0 and result.index > 0
         people = result.people if result.index % self.config.look_every == 0 or keyframe else []
         if not keyframe and not people:
             return
-        seen = self.stream.seen(image)
+        seen = self.stream.seen()
         self.K = seen.K
         vertices = self._posed(people)
         if people:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.models.backbones import Tokens
 from distill.models.detection_head import Candidates
 from distill.models.prediction import PairPrediction, Prompts
+from distill.runner.frames import Frame, Person
 
 
 class Network(Protocol):
@@ -95,6 +98,16 @@ class PersonResult:
     root_sigma: Tensor
     """[2] standard deviations per axis of the body in the world: rotation (rad), translation (m)."""
 
+    @staticmethod
+    def of(person: Person) -> PersonResult:
+        """The same of a stream of arrays."""
+        return PersonResult(
+            id=person.id, cam_from_body=_tensor(person.cam_from_body), body_rot=_tensor(person.body_rot),
+            betas=_tensor(person.betas), joints_cam=_tensor(person.joints_cam),
+            contact_prob=_tensor(person.contact_prob), depth_sigma=person.depth_sigma,
+            root_sigma=_tensor(person.root_sigma),
+        )  # fmt: skip
+
 
 @dataclass(kw_only=True)
 class FrameResult:
@@ -116,6 +129,16 @@ class FrameResult:
     broken: str | None = None
     """Why relative motion began anew with this frame (a pause, a cut); None where it goes on."""
 
+    @staticmethod
+    def of(frame: Frame) -> FrameResult:
+        """The same of a stream of arrays."""
+        return FrameResult(
+            index=frame.index, timestamp=frame.timestamp, world_from_cam=_tensor(frame.world_from_cam),
+            camera_sigma=_tensor(frame.camera_sigma), static_prob=frame.static_prob, log_scale=frame.log_scale,
+            log_scale_sigma=frame.log_scale_sigma, people=[PersonResult.of(person) for person in frame.people],
+            broken=frame.broken,
+        )  # fmt: skip
+
 
 @dataclass(kw_only=True)
 class Seen:
@@ -131,3 +154,7 @@ class Seen:
     """Person's id -> [4] in pixels of the network's image."""
     log_scale: float
     """Log of the network's metres per unit of the backbone's points, averaged over time."""
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values).float()

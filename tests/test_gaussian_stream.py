@@ -49,7 +49,7 @@ def run(student: Student, body: BodyModel, video: list[np.ndarray], config: Gaus
     stream.config.fuser.lag = 3
     gaussians = GaussianStream(stream, config, body)
     for number, frame in enumerate(video):
-        gaussians.look(frame, stream.step(frame, number / 25, BOXES))
+        gaussians.look(stream.step(frame, number / 25, BOXES))
         for ready in stream.settled():
             gaussians.settle(ready)
         assert len(gaussians._waiting) <= stream.config.fuser.lag

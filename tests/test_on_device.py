@@ -27,7 +27,7 @@ def streamed(network: Network, boxes: dict[int, np.ndarray] | None) -> list[Fram
     video = coarse.repeat(4, axis=1).repeat(4, axis=2)
     stream = Stream(network, SIZE, StreamConfig(gaps=[1, 3]))
     results = [stream.step(frame, k / 25, boxes) for k, frame in enumerate(video)]
-    stream.background(video[-1])
+    stream.background()
     return results
 
 

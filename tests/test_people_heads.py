@@ -12,11 +12,13 @@ import torch
 from distill.body import BodyModel, load_body_model
 from distill.geometry.rotations import matrix_from_rotvec
 from distill.models.backbones import Tokens
-from distill.models.detection_head import Candidates, best_candidates, box_overlap
+from distill.models.detection_head import Candidates
 from distill.models.matching import FIELD_SCALE, Matching, field_numbers, solve3
 from distill.models.rays import token_rays
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
+from distill.people.candidates import best_candidates
+from distill.people.token_tracker import overlaps
 from distill.task import LossConfig, StudentTask
 from distill.token_losses import centre_tokens, detection_terms, generalised_overlap, identity_term, match_term
 from tests.student_support import SIZE, make_batch, make_prompts, one_thread, wake  # noqa: F401 (a fixture)
@@ -60,7 +62,7 @@ BOXES = torch.tensor([[[10.0, 5, 30, 60], [50, 10, 80, 50]]])
 
 def test_overlaps_by_hand() -> None:
     a, b = torch.tensor([0.0, 0, 2, 2]), torch.tensor([1.0, 0, 3, 2])
-    assert box_overlap(a, b).item() == pytest.approx(1 / 3)
+    assert overlaps(a[None].numpy(), b[None].numpy())[0, 0] == pytest.approx(1 / 3)
     assert generalised_overlap(a, b).item() == pytest.approx(1 / 3)  # the box around both is full
     far = torch.tensor([3.0, 0, 4, 2])
     assert generalised_overlap(a, far).item() == pytest.approx(0 - 2 / 8)  # 2 of 8 square pixels between are empty
@@ -78,13 +80,18 @@ def test_centres_and_perfect_candidates() -> None:
     assert detection_terms(perfect(BOXES), BOXES, torch.zeros(1, 2, dtype=torch.bool), SIZE)["detection"].mean() > 1
 
 
+def best_of(candidates: Candidates, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a stream takes of the candidates of one frame."""
+    return best_candidates(candidates.logit[row].flatten().numpy(), candidates.boxes[row].flatten(0, 1).numpy())
+
+
 def test_of_candidates_that_overlap_the_best_stays() -> None:
     candidates = perfect(BOXES)
     candidates.logit[0, 2, 2], candidates.boxes[0, 2, 2] = 3.0, BOXES[0, 0] + 1
-    ((boxes, scores),) = best_candidates(candidates)
+    boxes, scores = best_of(candidates, 0)
     assert {tuple(box) for box in boxes.tolist()} == {tuple(box) for box in BOXES[0].tolist()} and scores.min() > 0.99
     candidates.logit[:] = -9
-    ((boxes, scores),) = best_candidates(candidates)
+    boxes, scores = best_of(candidates, 0)
     assert boxes.shape == (0, 4) and scores.shape == (0,)
 
 
@@ -201,10 +208,11 @@ def test_people_are_learnt_to_be_found_and_told_apart(body: BodyModel) -> None:
         optimiser.step()
     assert report["detection_nats"] < 0.2 and report["detection_box_percent"] < 20 and report["identity_nats"] < 0.1
     with torch.no_grad():
-        found = best_candidates(task.student.detect(task.student.encode(batch["images"][:, 0])))
-    for boxes, _ in found:
+        found = task.student.detect(task.student.encode(batch["images"][:, 0]))
+    for row in range(2):
+        boxes, _ = best_of(found, row)
         assert len(boxes) == 2
-        assert box_overlap(boxes[:, None], BOXES[0]).amax(1).min() > 0.6
+        assert overlaps(boxes, BOXES[0].numpy()).max(1).min() > 0.6
 
 
 def test_body_head_answers_in_the_parameters_of_smpl_too(tmp_path: Path) -> None:

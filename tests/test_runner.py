@@ -1,4 +1,4 @@
-"""The runner of arrays says what the stream of tensors says, part by part; and it runs where there is no PyTorch."""
+"""The stream of arrays on the body of an exported folder, and its pipeline; numpy's arithmetic beside PyTorch's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from distill.body import BodyModel
 from distill.errors import FootfallError
 from distill.export.body import write_body
 from distill.geometry import quaternions, rotations
-from distill.models.detection_head import Candidates, best_candidates
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
+from distill.people.candidates import best_candidates
 from distill.people.token_tracker import TokenTrackerConfig
 from distill.results import load_result
 from distill.runner import people as runner_people
-from distill.runner import stream as runner_stream
 from distill.runner.body import Body
+from distill.runner.frames import Frame
 from distill.runner.pipeline import RunnerConfig, run_network
 from distill.runner.settings import with_settings
 from distill.runner.stream import ArrayStream
@@ -62,7 +62,7 @@ def video() -> list[np.ndarray]:
     return [rng.integers(0, 255, (SIZE[1], SIZE[0], 3), dtype=np.uint8) for _ in PLAN]
 
 
-def assert_same(arrays: Sequence[runner_stream.Frame], tensors: Sequence[FrameResult], atol: float = 1e-4) -> None:
+def assert_same(arrays: Sequence[Frame], tensors: Sequence[FrameResult], atol: float = 1e-4) -> None:
     assert [frame.index for frame in arrays] == [frame.index for frame in tensors]
     for mine, other in zip(arrays, tensors, strict=True):
         np.testing.assert_allclose(mine.world_from_cam, other.world_from_cam, atol=atol)
@@ -105,19 +105,15 @@ def test_people_are_found_and_followed_alike(student: Student, runner_body: Body
         assert_same([mine], [other])
 
 
-def test_best_candidates_are_those_of_the_head() -> None:
-    rng = np.random.default_rng(1)
-    logit = rng.normal(size=40).astype(np.float32)
-    corners = rng.uniform(0, 60, (40, 2))
-    boxes = np.concatenate((corners, corners + rng.uniform(10, 40, (40, 2))), axis=1).astype(np.float32)
-    found, scores = runner_stream.best_candidates(logit, boxes, threshold=0.4, overlap=0.3, most=5)
-    candidates = Candidates(
-        logit=torch.from_numpy(logit)[None].view(1, 5, 8), boxes=torch.from_numpy(boxes).view(1, 5, 8, 4)
-    )
-    ((wanted, wanted_scores),) = best_candidates(candidates, threshold=0.4, overlap=0.3, most=5)
-    assert 1 < len(found) <= 5
-    np.testing.assert_allclose(found, wanted)
-    np.testing.assert_allclose(scores, wanted_scores, rtol=1e-6)
+def test_best_candidates_by_hand() -> None:
+    """The second overlaps the first by half, the third by a tenth; the fourth is not likely enough."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 5, 10], [9, 0, 11, 10], [50, 50, 60, 60], [30, 0, 40, 10]], np.float32)
+    logit = np.array([3.0, 2, 1, -1, 4], np.float32)
+    found, scores = best_candidates(logit, boxes, threshold=0.4, overlap=0.3, most=5)
+    np.testing.assert_array_equal(found, boxes[[4, 0, 2]])
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp([-4.0, -3, -1])), rtol=1e-6)
+    assert len(best_candidates(logit, boxes, threshold=0.4, overlap=0.3, most=2)[0]) == 2
+    assert len(best_candidates(logit, boxes, threshold=0.4, overlap=0.6, most=5)[0]) == 4
 
 
 def test_bodies_are_posed_as_by_the_body_model(body: BodyModel, runner_body: Body) -> None:

@@ -20,13 +20,14 @@ from distill.geometry.conventions import SMPL_JOINTS
 from distill.geometry.rotations import average_rotations, matrix_from_rotvec
 from distill.geometry.transforms import make_transform
 from distill.models.backbones import Tokens
-from distill.models.detection_head import best_candidates
 from distill.models.prediction import PairPrediction, Prompts
 from distill.models.student import Student, StudentConfig
 from distill.models.trunk import HeadConfig
+from distill.people.candidates import best_candidates
 from distill.people.token_tracker import TokenTrackerConfig
 from distill.recorder import MAX_POINTS, Cloud, Recorder
 from distill.results import load_result, save_result
+from distill.runner.stream import prepare_image
 from distill.stream import TIMES_KEPT, FrameResult, GivenBody, PersonResult, Stream, StreamConfig
 from teacher.cli import main
 from tests.student_support import one_thread, wake  # noqa: F401 (a fixture)
@@ -49,7 +50,7 @@ def video() -> list[np.ndarray]:
 
 def batched(student: Student, stream: Stream, video: list[np.ndarray], pairs: list[tuple[int, int]]) -> PairPrediction:
     """The student's answer for pairs of frames, all in one batch; both people in both frames."""
-    images = torch.cat([stream._prepare(frame) for frame in video])
+    images = torch.stack([torch.from_numpy(prepare_image(frame, stream.network_size)[1]) for frame in video])
     width, height = stream.network_size
     scale = torch.tensor([width / SIZE[0], height / SIZE[1]] * 2)
     boxes = torch.stack([torch.as_tensor(BOXES[k]).float() * scale for k in sorted(BOXES)])
@@ -239,12 +240,13 @@ def test_memory_does_not_grow_over_a_thousand_frames(student: Student) -> None:
             gc.collect()
             resident.append(resident_mb())
     assert resident[1] - resident[0] < 8
-    assert len(small._past) == 3
-    assert small._worlds.fuser.window.states.nodes <= 2 * 13
-    assert len(small._bodies) == 12
-    assert len(small._average.betas) <= 900 // 20 + 2
+    kept = small.arrays
+    assert len(kept._past) == 3
+    assert kept._worlds.fuser.window.states.nodes <= 2 * 13
+    assert len(kept._people) == 12
+    assert len(kept._average.betas) <= 900 // 20 + 2
     assert all(len(seconds) <= TIMES_KEPT for seconds in small.times.values())
-    assert set(small.latency()) == {"encode", "look", "pair", "fuse"}
+    assert set(small.latency()) == {"prepare", "encode", "look", "pair", "fuse"}
 
 
 def test_average_of_rotations() -> None:
@@ -363,9 +365,13 @@ def test_without_boxes_the_student_finds_and_follows_people_itself(student: Stud
     )
     for k, frame in enumerate(video):
         result = stream.step(frame, k / 25)
-        kept = stream._past[-1]
-        candidates = student.detect(student.encode(stream._prepare(frame)))
-        ((boxes, scores),) = best_candidates(candidates, threshold=0.01, overlap=0.5, most=16)
+        kept = stream.arrays._past[-1]
+        with torch.no_grad():
+            image = torch.from_numpy(prepare_image(frame, stream.network_size)[1])
+            offered = student.detect(student.encode(image[None]))
+        boxes, scores = best_candidates(
+            offered.logit.flatten().numpy(), offered.boxes.reshape(-1, 4).numpy(), threshold=0.01
+        )
         found = {tuple(np.round(box.tolist(), 3)) for box in boxes}
         assert {tuple(np.round(box.tolist(), 3)) for box in kept.boxes.values()} <= found
         assert {person.id for person in result.people} <= set(kept.boxes)

@@ -100,7 +100,7 @@ class Stages:
         frame.predicted = self.stream.predict(frame.encoded, boxes)
         if self.scene_every and frame.encoded.index % self.scene_every == 0:
             start = time.perf_counter()
-            frame.background = self.stream.background(frame.encoded.image)
+            frame.background = self.stream.background()
             self.times["background"].append(time.perf_counter() - start)
         return frame
 
@@ -120,8 +120,7 @@ class Stages:
         """Both in one thread: Gaussians look at what the stream has just seen, with its result."""
         frame = self.fuse(self.predict(frame))
         if self.gaussians is not None and frame.result is not None:
-            assert frame.image is not None
-            self.gaussians.look(frame.image, frame.result)
+            self.gaussians.look(frame.result)
             for ready in frame.settled:
                 self.gaussians.settle(ready)
         return frame

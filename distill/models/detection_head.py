@@ -55,32 +55,3 @@ class DetectionHead(nn.Module):
         return Candidates(
             logit=found[..., 0], boxes=torch.cat((centre - reach[..., :2], centre + reach[..., 2:]), dim=-1)
         )
-
-
-def box_overlap(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes [..., 4] and [..., 4], broadcast."""
-    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-    inside = (high - low).clamp(min=0).prod(-1)
-    area_a, area_b = ((box[..., 2:] - box[..., :2]).clamp(min=0).prod(-1) for box in (a, b))
-    return inside / (area_a + area_b - inside).clamp(min=1e-6)
-
-
-def best_candidates(
-    candidates: Candidates, *, threshold: float = 0.4, overlap: float = 0.5, most: int = 16
-) -> list[tuple[Tensor, Tensor]]:
-    """Per frame, boxes [N, 4] and scores [N] of at most `most` people, best first.
-
-    A candidate that overlaps a better one by more than `overlap` is the same person.
-    """
-    found = []
-    scores, boxes = candidates.logit.flatten(1).sigmoid(), candidates.boxes.flatten(1, 2)
-    for score, box in zip(scores, boxes, strict=True):
-        order = score.argsort(descending=True)
-        kept: list[int] = []
-        for index in order[score[order] > threshold].tolist():
-            if len(kept) == most:
-                break
-            if not kept or bool((box_overlap(box[index], box[kept]) <= overlap).all()):
-                kept.append(index)
-        found.append((box[kept], score[kept]))
-    return found

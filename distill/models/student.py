@@ -86,7 +86,7 @@ class Student(nn.Module):
         return self.closeup(images, boxes, valid)
 
     def detect(self, tokens: Tokens) -> Candidates:
-        """People found in B frames, one candidate per token (`detection_head.best_candidates` chooses)."""
+        """People found in B frames, one candidate per token (`people.candidates.best_candidates` chooses)."""
         return self.detection(tokens)
 
     def identify(self, tokens: Tokens, boxes: Tensor) -> Tensor:

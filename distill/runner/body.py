@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,14 @@ from distill.files import load_arrays
 from distill.geometry.conventions import SMPL_PARENTS
 
 Array = NDArray[Any]
+
+
+class Posed(Protocol):
+    """What a stream asks of a body: `Body`, or a `BodyModel` behind arrays (`distill.stream`)."""
+
+    def pose(self, betas: Array, body_rot: Array) -> tuple[Array, Array]:
+        """Joints [P, 24, 3] and feet [P, 4, 3] in the body frame, metres."""
+        ...
 
 
 class Body:

@@ -1,4 +1,4 @@
-"""An exported folder as a network of arrays: what `distill.runner.stream` asks."""
+"""What a stream of arrays asks of a network, and an exported folder as one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class ArrayNetwork(Protocol):
     size: tuple[int, int]
     """Width and height of the images that it takes."""
     look_width: int
+    finds_people: bool
+    """Whether there is `detect` and `identify`."""
     has_points: bool
+    """Whether there is `points`."""
 
     def encode(self, image: Array) -> Any:
         """Image [3, H, W] float32 in [0, 1] -> features."""
@@ -80,6 +83,7 @@ class OnnxNetwork:
         record = read_record(folder)
         self.size: tuple[int, int] = (record["size"][0], record["size"][1])
         self.look_width: int = record["look_width"]
+        self.finds_people: bool = "detect" in record["graphs"]
         self.has_points: bool = "points" in record["graphs"]
         self.body_model: str = record["body_model"]
         self._pair_outputs: list[str] = record["pair_outputs"]

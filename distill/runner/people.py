@@ -1,20 +1,21 @@
-"""What the network says of the people of one frame, averaged over its pairs; and the same as the fuser takes it.
-
-`distill.stream_bodies` with arrays.
-"""
+"""What a network says of the people of one frame, averaged over its pairs; and the same as the fuser takes it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill.fuser import FrameObservation, Motions, PersonObservation
 from distill.fuser.so3 import exp, log, rigid, transpose
-from distill.runner.body import Body
+from distill.runner.body import Posed
 from distill.stream_config import FORGET_AFTER
+
+if TYPE_CHECKING:
+    from distill.stream_types import GivenBody
 
 Array = NDArray[Any]
 
@@ -43,7 +44,7 @@ class People:
 class PeopleAverage:
     """Means over pairs, with a memory of everybody's shape. Call for every frame, in order."""
 
-    def __init__(self, body: Body, shape_memory: float) -> None:
+    def __init__(self, body: Posed, shape_memory: float) -> None:
         """`shape_memory`: how slowly a shape follows new frames, in [0, 1]."""
         self.body, self.shape_memory = body, shape_memory
         self.betas: dict[int, Array] = {}
@@ -51,12 +52,17 @@ class PeopleAverage:
         self._last_seen: dict[int, int] = {}
         self._index = -1
 
-    def __call__(self, prediction: dict[str, Array], ids: list[int]) -> People:
+    def __call__(
+        self, prediction: dict[str, Array], ids: list[int], given: Mapping[int, GivenBody] | None = None
+    ) -> People:
         """Average over the pairs, weighted by how sure each is of the root; shapes also over time.
+
+        All pairs see the same pixels of the current frame, so that their mean is no surer than one of them.
 
         Args:
             prediction: for the pairs of one frame, the frame being the second of each.
             ids: of its people, in the prediction's order.
+            given: bodies from elsewhere, which take the place of the network's.
         """
         self._index += 1
         found = {
@@ -71,10 +77,17 @@ class PeopleAverage:
         ray = (weight[..., 1:2] * root[..., :3, 3] / depth).sum(0)
         betas = self._remembered(found["betas"].mean(0), ids)
         body_rot = average_rotations(found["body_rot_b"], weight[..., :1])
+        cam_from_body = rigid(average_rotations(root[..., :3, :3], weight[..., 0]), ray * np.exp(log_depth))
+        for column, person in enumerate(ids):
+            outside = (given or {}).get(person)
+            if outside is not None:
+                body_rot[column], betas[column] = outside.body_rot, outside.betas
+                if outside.cam_from_body is not None:
+                    cam_from_body[column] = outside.cam_from_body
         joints, feet = self.body.pose(betas, body_rot)
         return People(
             ids=ids, root_log_var=(weight * log_var).sum(0), body_rot=body_rot, betas=betas,
-            cam_from_body=rigid(average_rotations(root[..., :3, :3], weight[..., 0]), ray * np.exp(log_depth)),
+            cam_from_body=cam_from_body,
             contact_prob=(1 / (1 + np.exp(-found["contact_logit_b"]))).mean(0), joints=joints, feet=feet,
         )  # fmt: skip
 

@@ -22,11 +22,14 @@ from distill.provenance import code_commit, hardware, versions
 from distill.recorder import Recorder
 from distill.results import save_result
 from distill.runner.body import Body
+from distill.runner.frames import Found, Frame, Predicted
 from distill.runner.network import ArrayNetwork, OnnxNetwork
-from distill.runner.stream import ArrayStream, Encoded, Frame, Predicted
+from distill.runner.stream import ArrayStream
 from distill.stream_config import StreamConfig
 
 Array = NDArray[Any]
+Points = tuple[Array, Array]
+"""[N, 3] and their colours [N, 3] uint8."""
 
 
 @dataclass(kw_only=True)
@@ -55,7 +58,7 @@ class Known:
     newest: Frame
     settled: list[Frame]
     """Frames that nothing will change any more."""
-    scene: tuple[Array, Array] | None
+    scene: Points | None
     """Points [N, 3] of the background in the world, metres, and their colours [N, 3] uint8, once in a while."""
 
 
@@ -66,7 +69,6 @@ class Running:
     stream: ArrayStream
     shrink: Shrink
     scene_every: int
-    _count: int = 0
 
     def frames(self, pictures: Iterator[Picture]) -> Iterator[Known]:
         """Everything, in order, while later pictures are already on their way."""
@@ -79,29 +81,30 @@ class Running:
             assert isinstance(picture, Picture)
             yield picture
 
-    def _encode(self, picture: Picture) -> tuple[float, Encoded]:
-        small = self.stream.timed("shrink", lambda: self.shrink(picture.image))
-        self._count += 1
-        scene = (self._count - 1) % self.scene_every == 0
-        return picture.came, self.stream.encode(small, picture.timestamp, scene=scene)
+    def _encode(self, picture: Picture) -> tuple[float, Points | None, Found]:
+        """All that looks at the frame itself."""
+        stream = self.stream
+        small = stream.timed("shrink", lambda: self.shrink(picture.image))
+        found = stream.find(stream.encode(small, picture.timestamp))
+        wanted = stream.network.has_points and found.frame.index % self.scene_every == 0
+        return picture.came, stream.timed("scene", lambda: stream.background(found)) if wanted else None, found
 
-    def _predict(self, item: tuple[float, Encoded]) -> tuple[float, Predicted]:
-        came, frame = item
-        return came, self.stream.predict(frame)
+    def _predict(self, item: tuple[float, Points | None, Found]) -> tuple[float, Points | None, Predicted]:
+        came, scene, frame = item
+        return came, scene, self.stream.predict(frame)
 
-    def _fuse(self, item: tuple[float, Predicted]) -> Known:
-        came, frame = item
+    def _fuse(self, item: tuple[float, Points | None, Predicted]) -> Known:
+        came, scene, frame = item
         newest = self.stream.fuse(frame)
         self.stream.times["latency"].append(time.monotonic() - came)
-        return Known(newest=newest, settled=self.stream.settled(), scene=_scene(frame, newest))
+        placed = None if scene is None else _place(scene, frame.log_scale, newest)
+        return Known(newest=newest, settled=self.stream.settled(), scene=placed)
 
 
-def _scene(frame: Predicted, newest: Frame) -> tuple[Array, Array] | None:
+def _place(scene: Points, log_scale: float, newest: Frame) -> Points:
     """A frame's points in the world, true metres, with their colours."""
-    if frame.frame.scene is None:
-        return None
-    (points, rgb), world = frame.frame.scene, newest.world_from_cam
-    return points * np.exp(frame.log_scale - newest.log_scale) @ world[:3, :3].T + world[:3, 3], rgb
+    (points, rgb), world = scene, newest.world_from_cam
+    return points * np.exp(log_scale - newest.log_scale) @ world[:3, :3].T + world[:3, 3], rgb
 
 
 def start(network: ArrayNetwork, body: Body, first: Picture, config: RunnerConfig) -> Running:

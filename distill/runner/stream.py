@@ -1,18 +1,23 @@
-"""`distill.stream` with arrays: frames in, one after the other; cameras and people out; memory that does not grow.
+"""Streaming inference on arrays: frames in, one after the other; cameras and people out; memory that does not grow.
 
-`step` is `encode`, `predict` and `fuse` in a row. Each keeps what it remembers to itself, so that threads may do them
-for different frames at the same time, each for all frames in order (`distill.runner.pipeline`). The pairs, which are
-most of the work, have a thread for themselves.
+Each frame is encoded once. Its features are kept for the longest gap and paired with those of a few earlier
+frames in one call. What is said of one person in one frame is averaged over the pairs; `distill.fuser` turns
+motions, roots and contacts into cameras and people in one world. `ArrayStream.step` gives what is known at once,
+`ArrayStream.settled` the same frame some frames later, when later frames have improved it and nothing will change it.
+
+This is the one stream there is: `distill.stream.Stream` is the same for tensors. Nothing here needs PyTorch.
+
+`step` is `encode`, `find`, `predict` and `fuse` in a row. Each keeps what it remembers to itself, so that threads may
+do them for different frames at the same time, each for all frames in order (`distill.runner.pipeline`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,116 +27,57 @@ from distill.breaks import Breaks
 from distill.errors import FootfallError
 from distill.fuser import FrameObservation, FusedFrame, Motions, cam_from_body
 from distill.odometry import CornerOdometry, Measured
-from distill.people.token_tracker import TokenTracker, overlaps
-from distill.runner.body import Body
+from distill.people.candidates import best_candidates
+from distill.people.token_tracker import TokenTracker
+from distill.runner.body import Posed
+from distill.runner.frames import Encoded, Found, Frame, Kept, Person, Predicted
 from distill.runner.network import ArrayNetwork, PairQuestion
 from distill.runner.people import People, PeopleAverage, observe
 from distill.stream_config import FARTHEST, MIN_CONFIDENCE, SCALE_MEMORY, TIMES_KEPT, StreamConfig
 from distill.worlds import Worlds
 
+if TYPE_CHECKING:
+    from distill.stream_types import GivenBody
+
+__all__ = ["ArrayStream", "Encoded", "Found", "Frame", "Person", "Predicted", "prepare_image"]
+
 Array = NDArray[Any]
 Value = TypeVar("Value")
-
-
-@dataclass(kw_only=True)
-class Person:
-    """One person in one frame; see `distill.stream_types.PersonResult`."""
-
-    id: int
-    cam_from_body: Array
-    """[4, 4] metres."""
-    body_rot: Array
-    """[23, 3, 3]."""
-    betas: Array
-    """[B]."""
-    joints_cam: Array
-    """[24, 3] metres."""
-    contact_prob: Array
-    """[6]."""
-    depth_sigma: float
-    """Standard deviation of the root's depth, relative, as the network says."""
-    root_sigma: Array
-    """[2] standard deviations per axis of the body in the world: rotation (rad), translation (m)."""
-
-
-@dataclass(kw_only=True)
-class Frame:
-    """What is known after a frame; see `distill.stream_types.FrameResult`."""
-
-    index: int
-    timestamp: float
-    world_from_cam: Array
-    """[4, 4] metres; the world is the first camera."""
-    camera_sigma: Array
-    """[2] standard deviations per axis: rotation (rad), translation (m)."""
-    static_prob: float
-    log_scale: float
-    log_scale_sigma: float
-    people: list[Person]
-    broken: str | None
-    """Why relative motion began anew with this frame (a pause, a cut); None where it goes on."""
-
-
-@dataclass
-class _Kept:
-    features: Any
-    boxes: dict[int, Array]
-    looks: dict[int, Array]
-    timestamp: float
-
-
-@dataclass(kw_only=True)
-class Encoded:
-    """A frame after `ArrayStream.encode`."""
-
-    now: _Kept
-    past: list[_Kept]
-    """Those of `gaps` frames ago; the frame itself where there is none."""
-    gaps: list[int]
-    corners: list[Measured]
-    scene: tuple[Array, Array] | None
-    """Points [N, 3] of the background in the camera, in the backbone's unit, and their colours [N, 3] uint8."""
-    broken: str | None
-
-
-@dataclass(kw_only=True)
-class Predicted:
-    """A frame after `ArrayStream.predict`."""
-
-    frame: Encoded
-    prediction: dict[str, Array]
-    ids: list[int]
-    corners: Motions
-    log_scale: float
-    """Log of the network's metres per unit of the backbone's points."""
 
 
 class ArrayStream:
     """Call `step` for every frame, in order."""
 
     def __init__(
-        self, network: ArrayNetwork, size: tuple[int, int], body: Body, config: StreamConfig | None = None, *,
+        self, network: ArrayNetwork, size: tuple[int, int], body: Posed, config: StreamConfig | None = None, *,
         K: Array | None = None, K_known: bool | None = None,
     ) -> None:  # fmt: skip
         """Prepare for frames of `size` (width, height).
 
         Args:
+            network: of arrays.
+            size: of the frames, pixels.
+            body: of the network's parameters.
+            config: None takes the defaults.
             K: [3, 3] intrinsics in pixels of the frames; None takes the config's.
             K_known: whether they are more than a guess; None: if they were given here or in the config.
         """
         self.network, self.size, self.config = network, size, config or StreamConfig()
         self.K = self.config.matrix(size) if K is None else K
         scale = np.array([network.size[0] / size[0], network.size[1] / size[1]])
-        self._network_K = (self.K * np.array([[scale[0]], [scale[1]], [1.0]])).astype(np.float32)
+        self.network_K: Array = (self.K * np.array([[scale[0]], [scale[1]], [1.0]])).astype(np.float32)
+        """[3, 3] intrinsics in pixels of the network's image."""
         self._box_scale = np.tile(scale, 2)
         self._K_known = K_known if K_known is not None else K is not None or self.config.knows_lens
         self.times: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
         """Part -> seconds of the last frames."""
         self.processor: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=TIMES_KEPT))
-        """The same in processor time of the calling thread, which other programs do not lengthen."""
+        """Part -> seconds of a processor, of the thread that does it."""
         # What `encode` remembers,
+        self._index = -1
         self._breaks = Breaks(self.config.break_seconds, self.config.cuts == "auto")
-        self._past: deque[_Kept] = deque(maxlen=max(self.config.gaps))
+        # what `find` remembers,
+        self._past: deque[Kept] = deque(maxlen=max(self.config.gaps))
         self._odometry = self._make_odometry()
         self._tracker = TokenTracker(self.config.tracker)
         # what `predict` remembers,
@@ -151,64 +97,72 @@ class ArrayStream:
             return None
         return CornerOdometry(self.K, self.config.odometry)
 
-    def step(self, image: Array, timestamp: float, boxes: dict[int, Array] | None = None) -> Frame:
+    def step(
+        self, image: Array, timestamp: float, boxes: Mapping[int, Array] | None = None,
+        bodies: Mapping[int, GivenBody] | None = None,
+    ) -> Frame:  # fmt: skip
         """The next frame.
 
         Args:
             image: [H, W, 3] uint8 RGB of the announced size.
             timestamp: seconds.
             boxes: person's id -> [4] x0, y0, x1, y1 in pixels of the frame; None: the network finds people itself.
+            bodies: person's id -> a body from elsewhere, for any of the people in the frame.
 
         Raises:
-            FootfallError: a frame of another size.
+            FootfallError: a frame of another size, or no boxes for a network that finds nobody.
         """
-        return self.fuse(self.predict(self.encode(image, timestamp, boxes)))
+        return self.fuse(self.predict(self.find(self.encode(image, timestamp), boxes)), bodies)
 
-    def encode(
-        self, image: Array, timestamp: float, boxes: dict[int, Array] | None = None, *, scene: bool = False
-    ) -> Encoded:
-        """The first part of `step`: all that looks at the frame itself.
-
-        Args:
-            image, timestamp, boxes: as in `step`.
-            scene: give points of the scene too, where the network has any.
+    def encode(self, image: Array, timestamp: float) -> Encoded:
+        """The first part of `step`: features of a frame, and whether it goes on from the one before.
 
         Raises:
             FootfallError: a frame of another size.
         """
         if image.shape != (self.size[1], self.size[0], 3):
             raise FootfallError(
-                "frame", got=f"shape {image.shape}", expected=f"({self.size[1]}, {self.size[0]}, 3)",
+                f"frame {self._index + 1}", got=f"shape {image.shape}", expected=f"({self.size[1]}, {self.size[0]}, 3)",
                 do="start a new stream for another size",
             )  # fmt: skip
+        self._index += 1
         broken = self._breaks.step(image, timestamp)
-        if broken:
+        small, prepared = self.timed("prepare", lambda: prepare_image(image, self.network.size))
+        return Encoded(
+            index=self._index, timestamp=timestamp + self._breaks.shift, image=image, small=small, prepared=prepared,
+            features=self.timed("encode", lambda: self.network.encode(prepared)), broken=broken,
+        )  # fmt: skip
+
+    def find(self, frame: Encoded, boxes: Mapping[int, Array] | None = None) -> Found:
+        """The second part of `step`: people of a frame, corners, and the earlier frames that it is paired with.
+
+        Raises:
+            FootfallError: no boxes for a network that finds nobody.
+        """
+        if frame.broken:
             self._past.clear()
             self._odometry = self._make_odometry()
             self._tracker.interrupt()
-        small, prepared = self.timed("prepare", lambda: self._prepare(image))
-        features = self.timed("encode", lambda: self.network.encode(prepared))
         if boxes is None:
-            scaled = self.timed("people", lambda: self._find(features))
+            scaled = self.timed("people", lambda: self._find(frame.features))
         else:
             scaled = {k: (np.asarray(box) * self._box_scale).astype(np.float32) for k, box in boxes.items()}
-        looks = self.timed("look", lambda: self._look(prepared, scaled))
-        now = _Kept(features, scaled, looks, timestamp)
+        looks = self.timed("look", lambda: self._look(frame.prepared, scaled))
+        now = Kept(features=frame.features, boxes=scaled, looks=looks, timestamp=frame.timestamp)
         gaps = [gap for gap in self.config.gaps if gap <= len(self._past)]
         past = [self._past[-gap] for gap in gaps] or [now]
         odometry = self._odometry
-        corners = self.timed("corners", lambda: odometry.step(image)) if odometry is not None else []
+        corners = self.timed("corners", lambda: odometry.step(frame.image)) if odometry is not None else []
         if odometry is not None and odometry.wants_keyframe:
             self.timed("keyframe", lambda: self._take_keyframe(odometry, now, past[-1]))
         self._past.append(now)
-        wanted = scene and self.network.has_points
-        return Encoded(
-            now=now, past=past, gaps=gaps, corners=corners, broken=broken,
-            scene=self.timed("scene", lambda: self._scene(small, now)) if wanted else None,
-        )  # fmt: skip
+        return Found(frame=frame, now=now, past=past, gaps=gaps, oldest=self._past[0], corners=corners)
 
-    def predict(self, frame: Encoded) -> Predicted:
-        """The second part of `step`: the people of a frame, and its motion from earlier ones."""
+    def predict(self, frame: Found) -> Predicted:
+        """The third part of `step`: what the network says of the people of a frame, and of motion since earlier ones.
+
+        That is most of the work, and so may have a thread for itself.
+        """
         ids = sorted(frame.now.boxes)
         prediction = self.timed("pair", lambda: self._pair(frame.past, frame.now, ids))
         moved = self._scaled(frame.corners, float(prediction["log_scene_scale"].mean()))
@@ -216,21 +170,32 @@ class ArrayStream:
             frame=frame, prediction=prediction, ids=ids, corners=moved, log_scale=self._log_scale or 0.0
         )  # fmt: skip
 
-    def fuse(self, frame: Predicted) -> Frame:
-        """The third part of `step`: everything in one world."""
-        return self.timed("fuse", lambda: self._fuse(frame))
+    def fuse(self, frame: Predicted, bodies: Mapping[int, GivenBody] | None = None) -> Frame:
+        """The last part of `step`: everything in one world; `bodies` as there."""
+        return self.timed("fuse", lambda: self._fuse(frame, bodies or {}))
 
-    def _fuse(self, frame: Predicted) -> Frame:
-        seen, given = self._average(frame.prediction, frame.ids), frame.frame
-        in_both = [[person in before.boxes for person in frame.ids] for before in given.past]
-        self.observation = observe(
-            frame.prediction, seen, given.gaps, in_both, given.now.timestamp, frame.corners
-        )  # fmt: skip
-        broken = given.broken
+    def _fuse(self, frame: Predicted, bodies: Mapping[int, GivenBody]) -> Frame:
+        seen, found = self._average(frame.prediction, frame.ids, bodies), frame.frame
+        in_both = [[person in before.boxes for person in frame.ids] for before in found.past]
+        self.observation = observe(frame.prediction, seen, found.gaps, in_both, found.now.timestamp, frame.corners)
+        broken = found.frame.broken
         newest = self._worlds.step(self.observation, broken=broken is not None)
         self._people.append((seen, broken))
         self._settled = [_result(fused, *self._people.popleft()) for fused in self._worlds.settled()]
         return _result(newest, seen, broken)
+
+    def background(self, frame: Found) -> tuple[Array, Array]:
+        """Points of the background of a frame, and their colours.
+
+        Returns:
+            [N, 3] in its camera, in the backbone's unit (times e^`Predicted.log_scale` they are the network's metres),
+            and [N, 3] uint8; empty if the network has no points (feature-only backbones).
+        """
+        if not self.network.has_points:
+            return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+        points, confidence = self.network.points(frame.now.features, frame.oldest.features)
+        keep = (confidence > MIN_CONFIDENCE) & _outside(points, frame.now)
+        return points[keep], frame.frame.small[keep]
 
     def settled(self) -> list[Frame]:
         """Frames that nothing will change any more since the last `step`: at most one, or all before a break."""
@@ -248,16 +213,13 @@ class ArrayStream:
         self.processor[part].append(time.thread_time() - began)
         return value
 
-    def _prepare(self, image: Array) -> tuple[Array, Array]:
-        """The image at the network's size: uint8, and [3, h, w] in [0, 1]."""
-        small = image
-        if self.size != self.network.size:
-            picture = Image.fromarray(image)
-            small = np.asarray(picture.resize(self.network.size, Image.Resampling.BILINEAR, reducing_gap=2.0))
-        return small, np.ascontiguousarray(small.transpose(2, 0, 1), np.float32) / np.float32(255)
-
     def _find(self, features: Any) -> dict[int, Array]:
         """People whom the network finds: id -> box [4] in pixels of the network."""
+        if not self.network.finds_people:
+            raise FootfallError(
+                "stream", got="no boxes of people", expected="boxes: this network finds nobody itself",
+                do="give boxes, or take a student",
+            )  # fmt: skip
         config = self.config.tracker
         boxes, scores = best_candidates(
             *self.network.detect(features), threshold=config.stay_score, overlap=config.overlap, most=config.max_people
@@ -283,17 +245,12 @@ class ArrayStream:
         log_var = np.stack([measured.log_var for measured in corners]) + [0, 2 * self._log_scale]
         return Motions(gaps=np.array([measured.gap for measured in corners]), past_from_now=moves, log_var=log_var)
 
-    def _take_keyframe(self, odometry: CornerOdometry, now: _Kept, other: _Kept) -> None:
+    def _take_keyframe(self, odometry: CornerOdometry, now: Kept, other: Kept) -> None:
         """Give the odometry the points of the background of the frame just given."""
         points, _ = self.network.points(now.features, other.features)
-        odometry.add_keyframe(points, _background(points, now) & (points[..., 2] > 0.1) & (points[..., 2] < FARTHEST))
+        odometry.add_keyframe(points, _outside(points, now) & (points[..., 2] > 0.1) & (points[..., 2] < FARTHEST))
 
-    def _scene(self, small: Array, now: _Kept) -> tuple[Array, Array]:
-        points, confidence = self.network.points(now.features, self._past[0].features)
-        keep = (confidence > MIN_CONFIDENCE) & _background(points, now)
-        return points[keep], small[keep]
-
-    def _pair(self, past: list[_Kept], now: _Kept, ids: list[int]) -> dict[str, Array]:
+    def _pair(self, past: list[Kept], now: Kept, ids: list[int]) -> dict[str, Array]:
         """All gaps in one batch; people of the current frame, and where they were."""
         count, people = len(past), max(len(ids), 1)
         boxes = np.zeros((count, people, 2, 4), np.float32)
@@ -307,31 +264,22 @@ class ArrayStream:
                     boxes[row, column, 0], valid[row, column, 0] = before.boxes[person], True
                     looks[row, column, 0] = before.looks[person]
         question = PairQuestion(
-            K=np.tile(self._network_K, (count, 2, 1, 1)), K_known=np.full(count, self._K_known), boxes=boxes,
+            K=np.tile(self.network_K, (count, 2, 1, 1)), K_known=np.full(count, self._K_known), boxes=boxes,
             seconds=np.array([now.timestamp - before.timestamp for before in past], np.float32), valid=valid,
             looks=looks,
         )  # fmt: skip
         return self.network.pair([before.features for before in past], now.features, question)
 
 
-def best_candidates(
-    logit: Array, boxes: Array, *, threshold: float, overlap: float, most: int
-) -> tuple[Array, Array]:  # fmt: skip
-    """Boxes [N, 4] and scores [N] of at most `most` people, best first (`distill.models.detection_head`).
-
-    A candidate that overlaps a better one by more than `overlap` is the same person.
-    """
-    scores = 1 / (1 + np.exp(-logit))
-    kept: list[int] = []
-    for index in np.argsort(-scores, kind="stable"):
-        if len(kept) == most or scores[index] <= threshold:
-            break
-        if not kept or (overlaps(boxes[index : index + 1], boxes[kept]) <= overlap).all():
-            kept.append(int(index))
-    return boxes[kept], scores[kept]
+def prepare_image(image: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """An image [H, W, 3] uint8 at the network's (width, height): [h, w, 3] uint8, and [3, h, w] float32 in [0, 1]."""
+    small = image
+    if (image.shape[1], image.shape[0]) != size:
+        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+    return small, np.ascontiguousarray(small.transpose(2, 0, 1), np.float32) / np.float32(255)
 
 
-def _background(points: Array, now: _Kept) -> Array:
+def _outside(points: Array, now: Kept) -> Array:
     """[h, w] bool: pixels outside everybody's box."""
     outside = np.ones(points.shape[:2], bool)
     for box in now.boxes.values():

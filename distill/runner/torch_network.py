@@ -1,4 +1,4 @@
-"""A student of PyTorch, or its graphs of any format, behind the arrays of `distill.runner.stream`: for comparison."""
+"""Networks and bodies of PyTorch behind the arrays of `distill.runner.stream`; features stay tensors."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from distill.body import BodyModel
+from distill.fuser import FEET
 from distill.models.backbones import Tokens
 from distill.models.prediction import PairPrediction, Prompts
 from distill.runner.network import PairQuestion
-from distill.stream_types import Finder
+from distill.stream_types import Finder, Network
 
 Array = NDArray[Any]
 _GIVEN = [field.name for field in fields(PairPrediction) if field.name not in ("points_a", "conf_a")]
 
 
 class TorchNetwork:
-    """See `ArrayNetwork`."""
+    """A student, or its graphs of any format; see `ArrayNetwork`. One that is no `Finder` needs to be given boxes."""
 
-    def __init__(self, student: Finder, size: tuple[int, int], *, compiled: bool = False) -> None:
-        """`student` at images of (width, height); `compiled` by `torch.compile`, when each part is first called."""
+    def __init__(self, network: Network, size: tuple[int, int], *, compiled: bool = False) -> None:
+        """`network` at images of (width, height); `compiled` by `torch.compile`, when each part is first called."""
         wrap: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
-        self.size, self.look_width, self.has_points = size, student.look_width, student.has_points
-        self._encode, self._detect, self._identify = (
-            wrap(part) for part in (student.encode, student.detect, student.identify)
-        )
-        self._look, self._pair, self._points = (wrap(part) for part in (student.look, student.pair, student.points))
+        self.size, self.look_width = size, network.look_width
+        self._encode, self._look, self._pair = wrap(network.encode), wrap(network.look), wrap(network.pair)
+        self.finds_people = isinstance(network, Finder)
+        self.has_points = isinstance(network, Finder) and network.has_points
+        if isinstance(network, Finder):
+            self._detect, self._identify = wrap(network.detect), wrap(network.identify)
+            self._points = wrap(network.points)
 
     @torch.inference_mode()
     def encode(self, image: Array) -> Tokens:
@@ -66,3 +70,18 @@ class TorchNetwork:
         """See `ArrayNetwork.points`."""
         points, confidence = self._points(now, other)
         return points[0].numpy(), confidence[0].numpy()
+
+
+class TorchBody:
+    """A body model; see `Posed`."""
+
+    def __init__(self, body: BodyModel) -> None:
+        self.body = body
+
+    @torch.inference_mode()
+    def pose(self, betas: Array, body_rot: Array) -> tuple[Array, Array]:
+        """See `Posed.pose`."""
+        shape, rotations = (torch.from_numpy(values).float() for values in (betas, body_rot))
+        here = torch.eye(4).expand(len(shape), 4, 4)
+        feet = self.body.sites(shape, rotations, here)[:, :FEET]
+        return self.body(shape, rotations, here).joints.numpy(), feet.numpy()

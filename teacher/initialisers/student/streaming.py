@@ -158,7 +158,7 @@ class _Collector:
         boxes = {int(person): self.people.box_xyxy[index, person] for person in shown}
         now = self.stream.step(image, float(self.frames.timestamps[index]), boxes)
         if self.network.has_points:
-            self._look(image)
+            self._look()
         for ready in self.stream.settled() if self.config.stream.settle else [now]:
             self._add(ready)
 
@@ -198,9 +198,9 @@ class _Collector:
         self.recorder.add(frame, {person.id: float(self.body.stature(person.betas)) for person in frame.people})
 
     @torch.inference_mode()
-    def _look(self, image: Array) -> None:
+    def _look(self) -> None:
         """Depth of the frame just given, in the network's metres before the fuser's correction of the scale."""
-        seen, stride = self.stream.seen(image), self.config.depth_stride
+        seen, stride = self.stream.seen(), self.config.depth_stride
         points, _ = self.network.points(seen.tokens, seen.other)
         self.depths.append((seen.log_scale, points[0, ::stride, ::stride, 2].float().cpu().numpy()))
 
