@@ -6,7 +6,8 @@ The steps, each of which can be cut off and done again by the same command:
 2. Entries of feature caches that were made from its pictures are deleted, while the pictures are still there to ask by.
 3. Its samples leave the shards that hold them: the others in these shards move to new ones, the manifest is replaced,
    the old shards are deleted.
-4. Its Gaussians and the workspaces of its clips are deleted.
+4. Its Gaussians and the workspaces of its clips are deleted; from the blurred copy (`blurred/`), where there is one,
+   its samples go as in 3.
 5. The statistics page is made again, as its pictures may show the source.
 """
 
@@ -22,6 +23,7 @@ import yaml
 
 from distill.errors import FootfallError
 from distill.feature_search import find_entries
+from distill.shards.blurred import COPY_NAME
 from distill.shards.labels import Labels, folder_lock, read_labels
 from distill.shards.sources import find_shards, read_manifest
 from distill.shards.statistics import write_statistics
@@ -153,6 +155,11 @@ def _forget(asked: str, out: Path, config: ForgetConfig) -> Plan:
         # Also where nothing of the source is left: it deletes what a killed writer has left beside the labels.
         plan.manifest = withdraw(labels, plan.packed)
         _remove_gaussians(out, plan.manifest)
+    copy = read_labels(out / COPY_NAME)
+    if copy is not None:
+        manifest = withdraw(copy, plan_withdrawal(asked, copy.manifest, plan.packed.videos, copy))
+        _remove_gaussians(copy.out, manifest)
+        write_statistics(copy.out, manifest)
     _remove_workspaces(out, plan.workspaces)
     if labels is not None:
         write_statistics(out, plan.manifest)

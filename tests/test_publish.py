@@ -6,18 +6,24 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distill.errors import FootfallError
 from distill.files import read_json
+from distill.people.blur import blur_heads
+from distill.people.heads import HEAD_WEIGHTS, encode_jpeg, heads_of_labels
+from distill.people.weights import cache_dir, is_cached
 from distill.shards import remote
 from distill.shards.card import make_card
 from distill.shards.labels import read_labels
 from distill.shards.publish import PublishConfig, publish
 from distill.shards.reader import ShardReader, find_shards
+from distill.shards.rows import Row
 from distill.shards.statistics import write_statistics
 from distill.shards.verify import verify
 from distill.shards.writer import append_shards, write_shards
+from teacher.forget import ForgetConfig, forget
 from tests.hub_support import WRITER, Client, Hub
 from tests.s3_support import Store, serve_store
 from tests.shard_support import make_sample, make_shards
@@ -42,6 +48,7 @@ def labels(made: Path, tmp_path: Path) -> Path:
 def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """An empty bucket, and the environment that leads to it."""
     pytest.importorskip("boto3", reason="needs the extra [s3]")
+    monkeypatch.setenv("FOOTFALL_CACHE", str(cache_dir()))  # the detectors' weights are looked for where they are
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -133,8 +140,6 @@ def test_what_may_not_be_shown_stays(bucket: Store, tmp_path: Path, labels: Path
         write_shards(tmp_path / "one", [sample], max_bytes=1, provenance={})
         return tmp_path / "one"
 
-    with pytest.raises(FootfallError, match="1 clips whose faces are not blurred, such as clip00"):
-        publish(with_meta(blurred=False), "s3://bucket/x")
     with pytest.raises(FootfallError, match="1 clips without a licence"):
         publish(with_meta(licence="unknown"), "s3://bucket/x")
     with pytest.raises(FootfallError, match="hf://datasets/ORG/NAME or s3://"):
@@ -150,6 +155,62 @@ def test_what_may_not_be_shown_stays(bucket: Store, tmp_path: Path, labels: Path
         with_meta(blurred=False, licence=""), "s3://bucket/x", PublishConfig(clear_faces=True, unknown_licences=True)
     )
     assert keys("s3://bucket/x") == ["clip00-000000"]
+
+
+def test_faces_are_blurred_in_what_is_uploaded(bucket: Store, tmp_path: Path) -> None:
+    """Of a folder with one clear clip and one blurred at ingest: a copy goes up, the folder stays as it is."""
+    pytest.importorskip("ai_edge_litert", reason="needs the extra [people]")
+    if not all(map(is_cached, HEAD_WEIGHTS)):
+        pytest.skip("needs the detectors' weights, which `footfall doctor` fetches")
+    out = tmp_path / "clear"
+    samples = [make_sample("c-000000", frames=4), make_sample("c-000002", frames=4), make_sample("d-000000", frames=4)]
+    clear = samples[:2]
+    for sample in clear:
+        sample.meta["blurred"] = False
+        noise = np.random.default_rng(0).integers(0, 256, (4, 64, 96, 3), np.uint8)
+        sample.frames = [encode_jpeg(image) for image in noise]
+    clear[1].frames[:2] = clear[0].frames[2:]  # samples of a clip may overlap
+    for name in ("K", "joints_cam", "present"):
+        head = clear[0].arrays[name]
+        clear[1].arrays[name] = head if name == "K" else np.concatenate((head[2:], head[:2]))
+    write_shards(out, samples, max_bytes=1, provenance={})
+    before = {path.name: path.read_bytes() for path in (out / "shards").iterdir()}
+
+    done = publish(out, "s3://bucket/x")
+    pushed = {sample.key: sample for sample in ShardReader(find_shards(done.url).urls, seed=0, rank=0, world=1)}
+    assert {path.name: path.read_bytes() for path in (out / "shards").iterdir()} == before
+    assert pushed.keys() == {sample.key for sample in samples} and all(s.meta["blurred"] for s in pushed.values())
+    assert pushed["d-000000"].frames == samples[2].frames
+    assert pushed["c-000000"].frames[2:] == pushed["c-000002"].frames[:2]
+    seen, left = [], []
+    for sample in clear:
+        after, arrays = pushed[sample.key], sample.arrays
+        assert all(np.array_equal(value, after.arrays[name]) for name, value in arrays.items())
+        assert after.masks == sample.masks
+        for k, heads in enumerate(heads_of_labels(arrays["K"], arrays["joints_cam"], arrays["present"])):
+            was, now = sample.image(k).astype(int), after.image(k).astype(int)
+            covered = np.abs(blur_heads(sample.image(k), heads).astype(int) - was).max(-1) > 20
+            seen.append(np.abs(was - now)[covered].ravel())
+            left.append(np.abs(blur_heads(after.image(k), heads).astype(int) - now)[covered].ravel())
+    assert len(np.concatenate(seen)) > 200  # there was something to be seen
+    assert np.concatenate(left).mean() < 6 < 20 < np.concatenate(seen).mean()  # six numbers and JPEG are left of it
+    manifest = read_json(out / "blurred" / "manifest.json")
+    assert manifest["labelled_clear"] == ["c"] and "| clips with blurred faces | 2 |" in make_card(manifest)
+
+    stamps = [path.stat().st_mtime_ns for path in sorted((out / "blurred" / "shards").glob("*.tar"))]
+    again = publish(out, "s3://bucket/x")
+    assert (again.sent, again.deleted) == (0, 0)
+    assert [path.stat().st_mtime_ns for path in sorted((out / "blurred" / "shards").glob("*.tar"))] == stamps
+    forget("c", out, ForgetConfig(runs=[]))
+    assert [row.clip for row in rows_of(out / "blurred")] == ["d"]  # who withdraws leaves the copy, too
+    publish(out, "s3://bucket/x")
+    assert keys("s3://bucket/x") == ["d-000000"]
+
+
+def rows_of(out: Path) -> list[Row]:
+    found = read_labels(out)
+    assert found is not None
+    return found.all_rows
 
 
 def test_the_card_names_licences_sources_and_counts(made: Path) -> None:

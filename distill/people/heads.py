@@ -241,9 +241,11 @@ def blur_jpegs(
 ) -> list[bytes]:
     """`blur_faces` for the JPEG frames of a sample; the frames come back encoded anew."""
     images = [np.asarray(Image.open(io.BytesIO(frame)).convert("RGB")) for frame in frames]
-    encoded = []
-    for image in blur_faces(images, config, also=also):
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "JPEG", **JPEG)
-        encoded.append(buffer.getvalue())
-    return encoded
+    return [encode_jpeg(image) for image in blur_faces(images, config, also=also)]
+
+
+def encode_jpeg(image: Array) -> bytes:
+    """A picture [H, W, 3] uint8 as a JPEG of high quality."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", **JPEG)
+    return buffer.getvalue()

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from distill.errors import FootfallError
 from distill.files import read_json, sha256_of
+from distill.shards.blurred import COPY_NAME, blurred_copy, clear_clips
 from distill.shards.card import CARD_NAME, make_card
 from distill.shards.manifest import MANIFEST_NAME, check_manifest
 from distill.shards.rows import INDEX_NAME
@@ -31,7 +32,8 @@ class PublishConfig:
     private: bool = True
     """On the Hub: make the repository private. `false` publishes it; only then may an existing one be public."""
     clear_faces: bool = False
-    """Also upload frames whose faces are not blurred (`footfall label --blur-faces` blurs them)."""
+    """Upload frames as they are. Else faces are blurred: those that were not at ingest (`footfall label --blur-faces`)
+    are in a copy of the labels, `DIR/blurred`, which is what is uploaded."""
     unknown_licences: bool = False
     """Also upload clips whose licence is unknown."""
     delete: bool = False
@@ -75,8 +77,8 @@ def publish(out: Path, target: str, config: PublishConfig | None = None) -> Publ
         config: what may be sent.
 
     Raises:
-        FootfallError: labels with faults, faces that are not blurred, unknown licences, a target of another kind or
-            with other labels, no right to write, out of reach.
+        FootfallError: labels with faults, unknown licences, faces that cannot be blurred here, a target of another kind
+            or with other labels, no right to write, out of reach.
     """
     settings = config or PublishConfig()
     kind = target.partition("://")[0]
@@ -86,6 +88,9 @@ def publish(out: Path, target: str, config: PublishConfig | None = None) -> Publ
             do="correct the target",
         )  # fmt: skip
     manifest = check_labels(out, settings)
+    if not settings.clear_faces and (clear_clips(manifest) or (out / COPY_NAME / MANIFEST_NAME).is_file()):
+        out = blurred_copy(out)
+        manifest = check_labels(out, settings)
     files = list_files(out, manifest)
     if kind == "hf":
         from distill.shards.publish_hub import publish_hub
@@ -112,15 +117,8 @@ def check_labels(out: Path, config: PublishConfig) -> dict[str, Any]:
             do=f"run: footfall verify {out} {how}=true",
         )  # fmt: skip
     manifest = check_manifest(read_json(out / MANIFEST_NAME), str(out / MANIFEST_NAME))
-    clips = manifest["clips"]
-    clear = sorted(clip for clip, row in clips.items() if not row["blurred"])
-    if clear and not config.clear_faces:
-        raise FootfallError(
-            f"push {out}", got=f"{len(clear)} clips whose faces are not blurred, such as {clear[0]}",
-            expected="faces blurred at ingest",
-            do="label with --blur-faces, or say clear_faces=true if you may show them",
-        )  # fmt: skip
-    unknown = sorted(clip for clip, row in clips.items() if row["licence"].strip().lower() in ("", "unknown"))
+    licences = {clip: row["licence"].strip().lower() for clip, row in manifest["clips"].items()}
+    unknown = sorted(clip for clip, licence in licences.items() if licence in ("", "unknown"))
     if unknown and not config.unknown_licences:
         raise FootfallError(
             f"push {out}", got=f"{len(unknown)} clips without a licence, such as {unknown[0]}",
