@@ -55,10 +55,10 @@ class Stream:
         self.network_size = network.network_size(size)
         self.arrays = ArrayStream(
             TorchNetwork(network, self.network_size), size, TorchBody(body or load_body_model("anny")), self.config,
-            K=None if K is None else K.double().numpy(), K_known=K_known,
+            K=None if K is None else K.numpy(), K_known=K_known,
         )  # fmt: skip
         """The stream itself."""
-        self.K = torch.from_numpy(self.arrays.K).float()
+        self.K = torch.from_numpy(self.arrays.K)
         self._last: Predicted | None = None
 
     @property

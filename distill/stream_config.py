@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from distill.fuser import CameraMode, FuserConfig
 from distill.odometry import OdometryConfig
 from distill.people.token_tracker import TokenTrackerConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TIMES_KEPT: Final = 2000
 """Latencies are kept of the last this many frames."""
@@ -75,14 +72,8 @@ class StreamConfig:
         """Whether intrinsics are more than a guess."""
         return bool(self.lens) or self.focal_px > 0
 
-    def intrinsics(self, size: tuple[int, int]) -> Tensor:
-        """K [3, 3] for images of (width, height), those of the video."""
-        import torch  # not above: `distill.runner` takes this config where there is no torch
-
-        return torch.from_numpy(self.matrix(size)).float()
-
     def matrix(self, size: tuple[int, int]) -> NDArray[np.float64]:
-        """`intrinsics` as an array."""
+        """Intrinsics K [3, 3] in pixels of the video, of (width, height)."""
         focal = self.focal_px or self.focal_guess * float(np.hypot(*size))
         fx, fy, cx, cy = self.lens[:4] or (focal, focal, size[0] / 2, size[1] / 2)
         return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])

@@ -162,7 +162,7 @@ def _still_camera(seen: _Seen, config: RunConfig) -> CameraInit:
     none = np.zeros(0, np.int32)
     return CameraInit(
         kind="static", metric=True, focal_known=config.stream.focal_px > 0,
-        K=config.stream.intrinsics(seen.size).double().numpy(), world_from_cam=np.tile(np.eye(4), (count, 1, 1)),
+        K=config.stream.matrix(seen.size), world_from_cam=np.tile(np.eye(4), (count, 1, 1)),
         registered=np.zeros(count, bool), points=np.zeros((0, 3), np.float32), points_rgb=np.zeros((0, 3), np.uint8),
         obs_frame=none, obs_point=none, obs_px=np.zeros((0, 2), np.float32),
     )  # fmt: skip

@@ -249,7 +249,7 @@ def test_a_break_begins_a_new_path_where_the_last_one_ended(student: Student) ->
         fresh = after.step(images[k], times[k], BOXES)
         torch.testing.assert_close(last @ fresh.world_from_cam, found[k].world_from_cam, atol=1e-4, rtol=1e-4)
         assert [person.id for person in found[k].people] == [3, 7]
-    assert len(whole._past) == 3
+    assert len(whole.arrays._past) == 3
 
 
 def test_frames_settle_before_a_break_and_all_come_out_in_order(student: Student) -> None:

@@ -17,7 +17,7 @@ from distill.files import read_json
 from distill.fuser import FrameObservation, FusedFrame, Fuser, FuserConfig
 from distill.geometry.cameras import resize_intrinsics
 from distill.geometry.conventions import SMPL_JOINTS
-from distill.geometry.rotations import average_rotations, matrix_from_rotvec
+from distill.geometry.rotations import matrix_from_rotvec
 from distill.geometry.transforms import make_transform
 from distill.models.backbones import Tokens
 from distill.models.prediction import PairPrediction, Prompts
@@ -247,12 +247,6 @@ def test_memory_does_not_grow_over_a_thousand_frames(student: Student) -> None:
     assert len(kept._average.betas) <= 900 // 20 + 2
     assert all(len(seconds) <= TIMES_KEPT for seconds in small.times.values())
     assert set(small.latency()) == {"prepare", "encode", "look", "pair", "fuse"}
-
-
-def test_average_of_rotations() -> None:
-    one = matrix_from_rotvec(torch.randn(3))
-    spread = matrix_from_rotvec(torch.tensor([[0.3, 0, 0], [-0.3, 0, 0], [0, 0, 0]]))
-    torch.testing.assert_close(average_rotations(one @ spread, torch.ones(3)), one, rtol=1e-4, atol=1e-5)
 
 
 def stand(body: BodyModel, frames: int = 8) -> tuple[Recorder, Tensor]:

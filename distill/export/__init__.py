@@ -15,9 +15,10 @@ once. Image size is fixed; the numbers of pairs and people are not.
 
 from distill.export.config import PRECISIONS, ExportConfig
 from distill.export.inputs import example_input, example_prompts, read_frames, read_parity_input
-from distill.export.loaded import EXPORT_FORMAT, ExportedStudent, load_exported
+from distill.export.loaded import ExportedStudent, load_exported
 from distill.export.parts import PAIR_INPUTS, PAIR_OUTPUTS
 from distill.export.write import TOLERANCES, export_student, record_parity
+from distill.runner.network import EXPORT_FORMAT
 
 __all__ = [
     "EXPORT_FORMAT", "PAIR_INPUTS", "PAIR_OUTPUTS", "PRECISIONS", "TOLERANCES", "ExportConfig", "ExportedStudent",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from torch import Tensor
 
@@ -16,8 +15,7 @@ from distill.models.backbones import Tokens
 from distill.models.closeup import look_at_both
 from distill.models.detection_head import Candidates
 from distill.models.prediction import PairPrediction, Prompts
-
-EXPORT_FORMAT: Final = "footfall-export/4"
+from distill.runner.network import EXPORT_FORMAT
 
 
 @dataclass(kw_only=True)

@@ -18,13 +18,13 @@ from distill.errors import FootfallError
 from distill.export.body import write_body
 from distill.export.config import Precision
 from distill.export.files import OPSET, SUFFIXES, check_format, open_graph, write_graph
-from distill.export.loaded import EXPORT_FORMAT
 from distill.export.parts import PAIR_INPUTS, PAIR_OUTPUTS, Part, Run, cut_student, without_unused
 from distill.export.precision import in_precision
 from distill.files import write_json
 from distill.models.prediction import Prompts
 from distill.models.student import Student
 from distill.provenance import code_commit, hardware, versions
+from distill.runner.network import EXPORT_FORMAT
 
 TOLERANCES: Final[dict[Precision, float]] = {"float32": 1e-4, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.02}
 """Largest accepted |exported - eager| / max(1, |eager|), both in the same precision. PyTorch has no such int8: there

@@ -57,16 +57,6 @@ def slerp(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return a @ matrix_from_rotvec(step * weight[..., None])
 
 
-def average_rotations(rotations: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean over N of rotations [N, ..., 3, 3], weights [N, ...]: two geodesic steps from the chordal mean."""
-    share = (weights / weights.sum(0))[..., None]
-    mean = roma.special_procrustes((share[..., None] * rotations).sum(0))
-    for _ in range(2):
-        step = rotvec_from_matrix(mean.transpose(-1, -2) @ rotations)
-        mean = mean @ matrix_from_rotvec((share * step).sum(0))
-    return mean
-
-
 def cross_matrix(vector: Tensor) -> Tensor:
     """[..., 3] v -> [..., 3, 3] with matrix @ u = v x u."""
     x, y, z = vector.unbind(-1)

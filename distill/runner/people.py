@@ -103,8 +103,7 @@ class PeopleAverage:
 
 
 def average_rotations(rotations: Array, weights: Array) -> Array:
-    """Weighted mean over N of rotations [N, ..., 3, 3], weights [N, ...]: two geodesic steps from the chordal mean
-    (`distill.geometry.rotations`)."""
+    """Weighted mean over N of rotations [N, ..., 3, 3], weights [N, ...]: two geodesic steps from the chordal mean."""
     share = (weights / weights.sum(0))[..., None]
     u, _, vh = np.linalg.svd((share[..., None] * rotations).sum(0))
     u[..., 2] *= np.sign(np.linalg.det(u @ vh))[..., None]

@@ -63,7 +63,8 @@ class ArrayStream:
             K_known: whether they are more than a guess; None: if they were given here or in the config.
         """
         self.network, self.size, self.config = network, size, config or StreamConfig()
-        self.K = self.config.matrix(size) if K is None else K
+        self.K: Array = np.asarray(self.config.matrix(size) if K is None else K, np.float32)
+        """[3, 3] intrinsics in pixels of the frames."""
         scale = np.array([network.size[0] / size[0], network.size[1] / size[1]])
         self.network_K: Array = (self.K * np.array([[scale[0]], [scale[1]], [1.0]])).astype(np.float32)
         """[3, 3] intrinsics in pixels of the network's image."""
