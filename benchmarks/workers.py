@@ -4,8 +4,9 @@
 
 The clips are those of `kill_test.py`: small, and every stage real. Efficiency is clips per hour with n workers over n
 times those with one; the time is from the start of the first clip to the end of the last, and `start_s` says how long
-loading took before. The two Ray nodes are two `ray start` processes of this machine, the second joining by the
-first one's address; one of them is killed (SIGKILL, with all it runs) as soon as `lost_after` clips are done.
+loading took before; `core_seconds` are those of the workers, loading included, which other work on the machine changes
+little. The two Ray nodes are two `ray start` processes of this machine, the second joining by the first one's address;
+one of them is killed (SIGKILL, with all it runs) as soon as `lost_after` clips are done.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -75,9 +77,15 @@ def done_clips(out: Path) -> int:
     return len(list((out / "clips").glob("*/pictures/record.json")))
 
 
+def children_seconds() -> float:
+    """Core seconds of all child processes that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measure(manifest: Path, out: Path, workers: int, settings: list[str]) -> dict[str, Any]:
     """Label with so many workers; the row of numbers."""
-    start = time.time()
+    start, cores = time.time(), children_seconds()
     report = label([manifest], out, overrides=[f"workers={workers}", *settings])
     first = min(path.stat().st_mtime for path in (out / "clips").glob("*/clip.json"))
     last = max(path.stat().st_mtime for path in (out / "clips").glob("*/pictures/record.json"))
@@ -85,6 +93,7 @@ def measure(manifest: Path, out: Path, workers: int, settings: list[str]) -> dic
     return {
         "workers": workers, "clips": count, "failed": report.failed, "start_s": round(first - start, 1),
         "seconds": round(last - first, 1), "clips_per_hour": round(3600 * count / (last - first), 1),
+        "core_seconds": round(children_seconds() - cores, 1), "load_average": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 
 
@@ -182,6 +191,7 @@ def lose_a_node(manifest: Path, out: Path, bench: WorkersBench) -> dict[str, Any
         "clips_done_when_killed": killed["done"], "processes_killed": killed["processes"],
         "lost_tries": {clip: reasons for clip, reasons in tries.items() if reasons},
         "packed_clips": report.manifest["totals"]["clips"], "seconds": round(took, 1),
+        "load_average": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 
 
@@ -195,7 +205,7 @@ def run_bench(out: Path, bench: WorkersBench) -> dict[str, Any]:
     reference = shards_of(out / f"workers-{bench.workers[0]}")
     result: dict[str, Any] = {
         "format": "footfall-bench/1", "name": "workers", "commit": code_commit(), "hardware": hardware(),
-        "config": asdict(bench), "load_average": os.getloadavg()[2], "rows": rows,
+        "config": asdict(bench), "rows": rows,
         "same_shards": all(shards_of(out / f"workers-{n}") == reference for n in bench.workers),
     }  # fmt: skip
     if bench.ray:

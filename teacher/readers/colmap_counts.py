@@ -1,8 +1,8 @@
 """Counts in a binary COLMAP model, held against the bytes that are there.
 
 pycolmap believes a count and reads on past the end of the file, as often as the count says. So the files are walked
-first. Their layouts are those of COLMAP (`scene/reconstruction_io_binary.cc`): little endian, without padding, each file a
-count of 8 bytes and so many records.
+first. Their layouts are those of COLMAP (`scene/reconstruction_io_binary.cc`): little endian, without padding, and a
+count of 8 bytes comes first in each file.
 """
 
 from __future__ import annotations
