@@ -27,6 +27,7 @@ from distill.fuser.scale import in_one_scale, smooth_log_scale
 from distill.fuser.smoother import FusedFrame
 from distill.fuser.so3 import inverse, turn
 from distill.fuser.whole import WholePaths, smooth_clip
+from distill.provenance import code_commit, hardware, versions
 from distill.results import load_result
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -131,7 +132,10 @@ def main() -> None:
         name: {key: round(float(np.nanmean([row[name].get(key, np.nan) for row in rows])), 3) for key in rows[0][name]}
         for name in ("settled", "offline", "truth")
     }
-    write_json(args.out, {"mean": mean, "clips": rows})
+    write_json(args.out, {
+        "command": "python benchmarks/offline.py", "hardware": hardware(), "versions": versions("numpy", "scipy"),
+        "commit": code_commit(), "mean": mean, "clips": rows,
+    })  # fmt: skip
     print(json.dumps(mean, indent=1))
 
 
