@@ -74,6 +74,8 @@ class RecoveryConfig:
     """Folder with the drawn clips of the same names; empty (real clips): the stage's own numbers alone."""
     pictures: str = ""
     """Folder for pictures; empty: none."""
+    rows: str = ""
+    """File for the rows; empty: benchmarks/results/gaussian_EXPERIMENT.json."""
     gaussians: GaussiansConfig = field(
         default_factory=lambda: GaussiansConfig(
             enabled="always", long_side=384, frames=30, scene_count=3000, person_count=2500, visits=[2, 6, 3],
@@ -256,6 +258,7 @@ def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
 
 def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
     """The stage on labelled clips, in place; scored against the truth where there is one."""
+    from teacher.initialisers.registry import StageMissingError
     from teacher.scene import stage
     from teacher.workspace import ClipFolder, StageRecord
 
@@ -265,7 +268,13 @@ def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
         clip = ClipFolder(root)
         clip.begin("gaussians")
         begun = time.process_time()
-        outcome = stage.run(clip, config.track, show)
+        try:
+            outcome = stage.run(clip, config.track, show)
+        except StageMissingError as missing:
+            rows[root.name] = {"stage": {"decision": "left out", "reasons": [str(missing)]}}
+            write_rows(path, config, rows)
+            print(root.name, "left out:", missing)
+            continue
         seconds = time.process_time() - begun
         clip.finish(StageRecord(stage="gaussians", status="done", implementation="", config_hash="", inputs={}))
         rows[root.name] = {"stage": outcome.summary, "cpu_seconds": seconds}
@@ -333,7 +342,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     config = load_config(RecoveryConfig, None, parser.parse_args().overrides)
     torch.set_num_threads(1)
-    path = RESULTS / f"gaussian_{config.experiment}.json"
+    path = Path(config.rows) if config.rows else RESULTS / f"gaussian_{config.experiment}.json"
     try:
         rows = dict(read_json(path)["rows"])
     except FootfallError:

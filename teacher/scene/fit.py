@@ -17,7 +17,7 @@ from teacher.scene.densify import densify
 from teacher.scene.objective import Objective
 from teacher.scene.saved import load_state, save_state
 from teacher.scene.schedule import Step, plan, rates
-from teacher.scene.world import BY_FRAME, World
+from teacher.scene.world import BODY, BY_FRAME, CAMERA, World
 
 TRACE_EVERY = 20
 """Steps between two entries of the trace."""
@@ -73,7 +73,7 @@ class _Fitting:
 
     def take(self, number: int, step: Step) -> None:
         """One step."""
-        if self.config.align_steps and not self.frozen and step.begins:
+        if self.config.align_steps and step.begins:
             self._align(number, step)
         generator = torch.Generator().manual_seed((self.config.seed << 32) + number)
         loss = self.objective(step.phase, step.level, step.frames, generator, scene=step.scene)
@@ -100,7 +100,10 @@ class _Fitting:
         views, steps, prior = self.objective.views, self.config.align_steps, self.config.prior
         levels = self.config.levels if number == 0 else [step.level] if step.phase == "joint" else []
         for level in levels:
-            align_cameras(self.world, views[level], prior, steps)
+            if self.frozen.isdisjoint(CAMERA):
+                align_cameras(self.world, views[level], prior, steps)
+            if not self.frozen.isdisjoint(BODY):
+                continue
             for person in range(len(self.world.base.avatars)):
                 align_bodies(self.world, views[max(1, level // 2)], person, prior, steps)
             if number == 0:  # later their colours have been learnt

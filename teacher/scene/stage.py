@@ -32,6 +32,7 @@ from distill.metrics.images import psnr
 from distill.render.packed import save_packed
 from distill.results import Result, load_result, save_result
 from teacher.initialisers.registry import Outcome, Report, StageMissingError
+from teacher.scene.backdrop import with_backdrop
 from teacher.scene.config import GaussiansConfig
 from teacher.scene.fit import fit
 from teacher.scene.footage import Footage, make_footage
@@ -58,6 +59,8 @@ SIZES: Final = {
     "cpu": {"long_side": 360, "scene_count": 3_000, "person_count": 1_500},
 }
 """What 0 stands for in the config."""
+LEAST_POINTS: Final = 16
+"""With fewer points in the scene a backdrop takes its place, and cameras stay."""
 VISITS: Final = {"cuda": [6, 40, 24], "cpu": [1, 2, 1]}
 """What no visits stand for."""
 
@@ -88,14 +91,15 @@ def run(clip: ClipFolder, config: GaussiansConfig, report: Report) -> Outcome:
     config = with_sizes(config, device, result.cameras.size)
     frames = chosen_frames(len(result.cameras.timestamps), config.frames)
     people = People.load(clip.require("people"))
-    if len(result.scene_points) < 16:
-        raise StageMissingError(f"the scene has {len(result.scene_points)} points")
     footage = load_footage(clip, result, people, frames, config)
+    known = len(result.scene_points) >= LEAST_POINTS
+    shown = result if known else with_backdrop(result, frames, footage)
     perceptual, lpips = open_perceptual(config.lpips_folder, config.weights.lpips, device)
     key = state_key(config, result, frames)
-    context = _Context(clip, result, people, frames, footage, body, config, device, perceptual, key)
+    context = _Context(clip, result, shown, people, frames, footage, body, config, device, perceptual, key)
     before = context.fitted("geometry", frozenset((*CAMERA, *BODY)), lambda part, text: report(0.5 * part, text))
-    after = context.fitted("refined", frozenset(), lambda part, text: report(0.5 + 0.48 * part, text))
+    held = frozenset() if known else frozenset(CAMERA)  # what was made from the cameras cannot mend them
+    after = context.fitted("refined", held, lambda part, text: report(0.5 + 0.48 * part, text))
     decision = decide(before.numbers, after.numbers, config.gate)
     taken = after if decision.decision == "refined" else before
     folder = clip.stage_dir("gaussians")
@@ -104,7 +108,8 @@ def run(clip: ClipFolder, config: GaussiansConfig, report: Report) -> Outcome:
     summary: dict[str, Any] = {
         **asdict(decision), "before": before.numbers, "after": after.numbers, "lpips": lpips, "device": device.type,
         "frames": len(frames), "held_out": frames[sorted(held_out_frames(len(frames), config.held_out_every))].tolist(),
-        "size": list(footage.size), "scene_gaussians": len(taken.world.scene()),
+        "size": list(footage.size), "scene": "points" if known else "backdrop",
+        "scene_gaussians": len(taken.world.scene()),
         "person_gaussians": [len(avatar) for avatar in taken.world.base.avatars],
         "person_depth": bool((footage.person_depth > 0).any()),
     }  # fmt: skip
@@ -121,6 +126,8 @@ class _Context:
 
     clip: ClipFolder
     result: Result
+    shown: Result
+    """The result, with points of a backdrop if it has no scene."""
     people: People
     frames: Array
     footage: Footage
@@ -134,7 +141,7 @@ class _Context:
         """Fit with some unknowns frozen; the state is kept under `name`."""
         scale = self.footage.size[0] / self.result.cameras.size[0]
         base = make_base(
-            self.result, self.frames, self.footage, self.body, self.config,
+            self.shown, self.frames, self.footage, self.body, self.config,
             keypoints_px=scale * self.people.keypoints_px[self.frames],
             keypoint_score=self.people.keypoint_score[self.frames],
         )  # fmt: skip
