@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from distill.config import config_to_dict, load_config
+from distill.errors import FootfallError
 from distill.files import read_json, sha256_of
 from teacher.config import LabelConfig
 from teacher.execution.config import LimitsConfig
@@ -154,3 +156,19 @@ def test_the_memory_limit_is_a_share_of_the_machine_unless_it_is_given() -> None
     assert LimitsConfig().clip_bytes(4) == pytest.approx(LimitsConfig().clip_bytes(1) / 4, abs=4)
     with pytest.raises(Exception, match="tries"):
         load_config(LabelConfig, None, ["limits.tries=0"])
+
+
+def test_a_cluster_that_does_not_answer_is_one_line_at_once(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(FootfallError, match=rf"--ray {address}: got {address}: .*refused.*ray start --head"):
+            label([manifest], tmp_path / "out", overrides=FAST, ray=address)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(FootfallError, match=rf"--ray auto: got {address}: .*refused"):
+            label([manifest], tmp_path / "out", overrides=FAST, ray="auto")
+        assert time.monotonic() - began < ENOUGH_S

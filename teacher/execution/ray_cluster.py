@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,9 @@ from teacher.execution.work import settings_from_dict
 AHEAD: Final = 2
 """Tasks submitted per core (or GPU) of the cluster: one that runs, one that waits for it to end."""
 
+ANSWER_S: Final = 20.0
+"""Seconds in which the head of a cluster must answer."""
+
 _workers: dict[str, WorkerProcess] = {}
 """The worker process of this Ray worker, by what it was started with."""
 
@@ -33,6 +38,7 @@ class RayCluster:
         self._ray = require("ray", extra="ray")
         root = str(Path(__file__).resolve().parent.parent.parent)
         try:
+            check_head(address)
             self._ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR,
                 runtime_env={"env_vars": {"PYTHONPATH": root}},  # a checkout need not be installed
@@ -83,6 +89,24 @@ class RayCluster:
         for reference in self._tasks:
             self._ray.cancel(reference, force=True)
         self._ray.shutdown()
+
+
+def check_head(address: str) -> None:
+    """Raise `OSError` where nobody listens; Ray itself goes on asking for minutes, with warnings of its own.
+
+    Args:
+        address: HOST:PORT, or "auto" for `RAY_ADDRESS`, else what `ray start` wrote down on this machine; other kinds
+            of addresses are left to Ray.
+    """
+    if address == "auto":
+        current = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+        address = os.environ.get("RAY_ADDRESS") or (current.read_text().strip() if current.is_file() else "")
+    host, _, port = address.rpartition(":")
+    if host and "://" not in address and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+        except OSError as error:
+            raise OSError(f"{address}: {error}") from error
 
 
 def run_on_node(task: str, values: dict[str, Any], modules: list[str]) -> str:
