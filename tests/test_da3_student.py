@@ -90,6 +90,7 @@ def test_streams(student: Student) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("file_format", ["pt2", "onnx"])
 def test_exports(student: Student, tmp_path: Path, file_format: str) -> None:
     if file_format == "onnx":
