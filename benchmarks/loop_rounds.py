@@ -188,12 +188,25 @@ def summarise(config: LoopConfig, clips: Sequence[str]) -> dict[str, Any]:
     if {"round0", "round1"} <= set(rows):
         rows["picked"] = {}
         for clip in common:
-            rows["picked"][clip] = min((rows[name][clip] for name in ("round0", "round1")), key=lambda row: row["own"])
+            both = [rows[name][clip] for name in ("round0", "round1")]
+            rows["picked"][clip] = {**min(both, key=lambda row: row["own"]), "processor_seconds": spent_on_both(both)}
     return {
         "format": "footfall-bench/1", "name": "loop", "provenance": provenance(), "config": config_to_dict(config),
         "clips": common, "rows": rows,
         "rounds": {name: averages([found[clip] for clip in common]) for name, found in rows.items()},
     }  # fmt: skip
+
+
+def spent_on_both(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Processor seconds of labelling a clip in both ways, frames and people once; empty unless both are known."""
+    timed = [row["processor_seconds"] for row in rows]
+    if not all("joint" in seconds for seconds in timed):
+        return {}
+    stages = {stage for seconds in timed for stage in seconds}
+    return {
+        stage: timed[0].get(stage, 0.0) if stage in COPIED else sum(seconds.get(stage, 0.0) for seconds in timed)
+        for stage in sorted(stages)
+    }
 
 
 def clip_row(out: Path, name: str, clip: str) -> dict[str, Any] | None:
@@ -271,7 +284,7 @@ def draw(path: Path, row: Mapping[str, Any]) -> None:
         axes[2].bar(names, spent, bottom=left, label=stage)
         left += spent
     axes[2].set_title("processor seconds a clip", fontsize=9)
-    axes[2].legend(fontsize=6)
+    axes[2].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
     for panel in axes:
         panel.tick_params(axis="x", labelrotation=60, labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
