@@ -97,7 +97,8 @@ def pack_gaussians(out: Path, clips: list[ClipFolder], others: dict[str, Any] | 
         others: rows of clips whose Gaussians stay as they are.
 
     Returns:
-        Clip -> {decision, before, after (numbers of the stage `gaussians`), files: name -> {bytes, sha256}}.
+        Clip -> {decision, before, after (numbers of the stage `gaussians`), scene (points or backdrop), files: name ->
+        {bytes, sha256}}.
     """
     rows: dict[str, Any] = dict(others or {})
     folder = out / "gaussians"
@@ -107,6 +108,7 @@ def pack_gaussians(out: Path, clips: list[ClipFolder], others: dict[str, Any] | 
         source = clip.stage_dir("gaussians")
         verdict = read_json(source / "verdict.json")
         rows[clip.id] = {name: verdict[name] for name in ("decision", "reasons", "before", "after", "lpips")}
+        rows[clip.id]["scene"] = verdict.get("scene", "points")  # before backdrops there was no other
         rows[clip.id]["files"] = {}
         for path in sorted(source.glob("*.npz")):
             with atomic_path(folder / clip.id / path.name) as temporary:

@@ -54,6 +54,19 @@ def test_points_lie_where_their_colour_is_seen_and_behind_everybody(drawn: tuple
     assert shown.scene_points[:, 2].min() == pytest.approx(lowest - BELOW_M, abs=1e-4)
 
 
+def test_a_camera_below_all_feet_has_its_points_before_it(drawn: tuple[Result, Footage]) -> None:
+    """It stands at the foot of stairs, say, and looks up at people."""
+    result, footage = drawn
+    low = result.cameras.world_from_cam.copy()
+    low[:, 2, 3] -= 3.0
+    body_up = result.motion.joints_cam - [0, 3.0, 0]  # y is down in the camera: people stay where they were
+    moved = replace(
+        result, cameras=replace(result.cameras, world_from_cam=low), motion=replace(result.motion, joints_cam=body_up)
+    )
+    shown = with_backdrop(moved, EVERY_FRAME, footage)
+    assert (((shown.scene_points - low[0, :3, 3]) @ low[0, :3, :3])[:, 2] > 0).all()
+
+
 def test_without_a_ground_all_lies_on_the_sphere(drawn: tuple[Result, Footage]) -> None:
     result, footage = drawn
     shown = with_backdrop(replace(result, meta={"world": "first_camera"}), EVERY_FRAME, footage)

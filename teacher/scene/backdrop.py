@@ -1,7 +1,7 @@
 """A scene for clips in which no point of it is known: a camera that stands, or only turns, sees no parallax.
 
-Such a camera sees the same pictures at any depth. Pixels become points of a floor below all feet, or of a sphere beyond
-everybody: people stand before what is behind them. Views from elsewhere would show a stage set, not the place.
+Such a camera sees the same pictures at any depth. Pixels become points of a floor below everything, or of a sphere
+beyond everybody: people stand before what is behind them. Views from elsewhere would show a stage set, not the place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EVERY: Final = 3
 BEYOND: Final = 2.0
 """Radius of the sphere about the cameras' middle, in distances of whoever is farthest from it."""
 BELOW_M: Final = 0.05
-"""The floor lies so far under the lowest joint: bodies have soles."""
+"""The floor lies so far under the lowest joint (bodies have soles) and the lowest camera."""
 ANYBODY: Final = 0.02
 """Share of people in a pixel from which on it is not of the scene."""
 
@@ -41,7 +41,7 @@ def with_backdrop(result: Result, frames: Array, footage: Footage) -> Result:
     middle = centres.mean(0)
     radius = BEYOND * (np.linalg.norm(joints - middle, axis=1).max() + np.linalg.norm(centres - middle, axis=1).max())
     grounded = result.meta["world"] == "z_up_ground"
-    floor = joints[:, 2].min() - BELOW_M if grounded else -np.inf
+    floor = min(joints[:, 2].min(), centres[:, 2].min()) - BELOW_M if grounded else -np.inf
     pixels = pixel_grid(footage.size)[::EVERY, ::EVERY]
     rays = unproject(pixels, torch.ones(pixels.shape[:2]), footage.K).numpy().astype(np.float64)
     points, colours = [], []

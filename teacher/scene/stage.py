@@ -103,13 +103,13 @@ def run(clip: ClipFolder, config: GaussiansConfig, report: Report) -> Outcome:
     decision = decide(before.numbers, after.numbers, config.gate)
     taken = after if decision.decision == "refined" else before
     folder = clip.stage_dir("gaussians")
-    save_fit(folder, taken, footage.to(device))
+    scene = "points" if known else "backdrop"
+    save_fit(folder, taken, footage.to(device), scene)
     save_result(folder / "refined", after.result)
     summary: dict[str, Any] = {
         **asdict(decision), "before": before.numbers, "after": after.numbers, "lpips": lpips, "device": device.type,
         "frames": len(frames), "held_out": frames[sorted(held_out_frames(len(frames), config.held_out_every))].tolist(),
-        "size": list(footage.size), "scene": "points" if known else "backdrop",
-        "scene_gaussians": len(taken.world.scene()),
+        "size": list(footage.size), "scene": scene, "scene_gaussians": len(taken.world.scene()),
         "person_gaussians": [len(avatar) for avatar in taken.world.base.avatars],
         "person_depth": bool((footage.person_depth > 0).any()),
     }  # fmt: skip
@@ -256,10 +256,10 @@ def held_out_person_psnr(world: World, footage: Footage, held_out: set[int]) -> 
     return float(np.mean(values)) if values else None
 
 
-def save_fit(folder: Path, fitted: Fitted, footage: Footage) -> None:
-    """Write Gaussians, avatars, fields and pictures."""
+def save_fit(folder: Path, fitted: Fitted, footage: Footage, scene: str) -> None:
+    """Write Gaussians, avatars, fields and pictures; `scene`: what the scene's are made of, points or backdrop."""
     world = fitted.world
-    about = {"frame": "world", "unit": "m", "psnr_db": fitted.numbers["held_out_psnr_db"]}
+    about = {"frame": "world", "unit": "m", "scene": scene, "psnr_db": fitted.numbers["held_out_psnr_db"]}
     save_packed(folder / "scene.npz", world.scene().detach().to("cpu"), about)
     for person in range(len(world.base.avatars)):
         save_avatar(folder / f"person{person}.npz", normalised(world.avatar(person)), {"person": person})
