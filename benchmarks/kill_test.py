@@ -8,9 +8,9 @@ the same command starts again. Then it compares: every shard byte for byte, the 
 nothing left over. The clips are as small as the pipeline takes; every stage is the real one.
 
 The time until the next kill is uniform, and so short on average that all kills fall into the work that is left (its
-time as measured in the undisturbed run, its share by the stages' records, and by these earlier if it is faster). After a driver or worker was killed that
-time begins when its successor has started, because starting would otherwise be all that happens; one in three kills
-falls into the start itself.
+time as measured in the undisturbed run, its share by the stages' records, and by these earlier if it is faster). After
+a driver or worker was killed that time begins when its successor has started, because starting would otherwise be all
+that happens; one in three kills falls into the start itself.
 
 The driver is `footfall label` in a process that is forked from this one, which has loaded its libraries already: each
 restart of the driver would otherwise cost ten seconds of loading. Workers start as they always do.
