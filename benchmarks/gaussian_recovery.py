@@ -239,8 +239,9 @@ def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
     if config.experiment == "recovery":
         starts = {"disturbed": disturbed(drawn.truth, config)}
         prior = replace(
-            settings.prior, camera_rot_deg=config.camera_deg, camera_pos_m=config.camera_m, pose_deg=config.pose_deg
-        )
+            settings.prior, camera_rot_deg=config.camera_deg, camera_pos_m=config.camera_m, pose_deg=config.pose_deg,
+            arm_deg=config.pose_deg,
+        )  # fmt: skip
         settings = replace(settings, prior=prior)
     else:
         starts = {f"sigma={sigma}": noisy(drawn.truth, sigma, config.seed) for sigma in config.sigmas}

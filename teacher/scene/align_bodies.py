@@ -19,7 +19,7 @@ from distill.avatar import Avatar
 from distill.body import BodyModel
 from distill.body.model import forward_kinematics
 from distill.geometry.cameras import crop_intrinsics, project
-from distill.geometry.conventions import SMPL_PARENTS
+from distill.geometry.conventions import SMPL_JOINTS, SMPL_PARENTS
 from distill.geometry.rotations import cross_matrix, matrix_from_quat, matrix_from_rotvec, rotvec_from_matrix
 from distill.geometry.transforms import transform_points
 from distill.render.rendering import draw_features
@@ -31,15 +31,18 @@ from teacher.scene.config import PriorConfig
 from teacher.scene.footage import Footage
 from teacher.scene.motion import (
     HEIGHT_M,
+    LONGEST_STEP_S,
     STILL_MPS,
     USUAL,
     USUAL_TURNS,
+    joint_degrees,
     touching_sites,
     usual_keypoint_px,
 )  # fmt: skip
 from teacher.scene.objective import View
 from teacher.scene.seeds import coloured
-from teacher.scene.world import BODY, World
+from teacher.scene.spin import SWINGING, USUAL_M2PS, faded, spin, turning
+from teacher.scene.world import BODY, Base, World
 
 JOINTS: Final = len(SMPL_PARENTS) - 1
 UNKNOWNS: Final = 3 * JOINTS + 6
@@ -115,7 +118,8 @@ def _equations(world: World, view: View, person: int, config: PriorConfig) -> Ch
 
 @torch.no_grad()
 def _add_points(chain: Chain, world: World, person: int, turns: Tensor, roots: Tensor) -> None:
-    """Keypoints at their pixels; sites that touch stand still, at the height of their stance (`motion`)."""
+    """Keypoints at their pixels; sites that touch stand still, at the height of their stance (`motion`); arms swing
+    against legs (`spin`)."""
     base, cameras = world.base, world.world_from_cam()
     found = base.parts.pieces.linearise(base.betas[person], turns, roots)
     by_turn = found.by_turn @ found.rotations[:, None]  # [T, 53, 24, 3, 3], about the joints' own axes
@@ -123,7 +127,11 @@ def _add_points(chain: Chain, world: World, person: int, turns: Tensor, roots: T
     shift = torch.eye(3).to(by_turn).expand(*by_turn.shape[:3], 3)
     points = split(found.points)
     joints, keypoints = points.joints.shape[-2], points.keypoints.shape[-2]
-    slopes = torch.cat((by_turn, shift), -1)[:, joints:]  # [T, 29, 3, UNKNOWNS] of keypoints and sites
+    slopes = torch.cat((by_turn, shift), -1)  # [T, 53, 3, UNKNOWNS] of joints, keypoints and sites
+    if base.z_up and len(base.times) > 1:
+        in_world = transform_points(cameras, points.joints)
+        _add_spin(chain, base, person, in_world, cameras[:, None, :3, :3] @ slopes[:, :joints])
+    slopes = slopes[:, joints:]
     still, standing = touching_sites(base)
     sites = transform_points(cameras, points.sites)
     site_slopes = cameras[:, None, :3, :3] @ slopes[:, keypoints:]
@@ -142,6 +150,23 @@ def _add_points(chain: Chain, world: World, person: int, turns: Tensor, roots: T
             usual_m = float(base.dt[frame]) * STILL_MPS
             step = (sites[frame + 1, own] - sites[frame, own]) / usual_m
             chain.add_rows(frame, step, [-site_slopes[frame, own] / usual_m, site_slopes[frame + 1, own] / usual_m])
+
+
+def _add_spin(chain: Chain, base: Base, person: int, joints: Tensor, slopes: Tensor) -> None:
+    """Angular momentum about the vertical is small but for what the body turns; only arms move for it.
+
+    Args:
+        joints: [T, 24, 3] in the world. slopes: [T, 24, 3, UNKNOWNS] of them.
+    """
+    known = base.present[1:, person] & base.present[:-1, person] & (base.dt < LONGEST_STEP_S)
+    value, by_frame = spin(joints, base.dt, slopes)
+    off = (value - turning(value, base.times, known)) / USUAL_M2PS
+    swings = torch.tensor([name.endswith(SWINGING) for name in SMPL_JOINTS[1:]] + [False, False]).repeat_interleave(3)
+    by_frame = [slope * swings.to(slope) / USUAL_M2PS for slope in by_frame]
+    weights = faded(base.times)
+    for frame in torch.nonzero(known).flatten().tolist():
+        rows = [slope[frame, None, None] for slope in by_frame]
+        chain.add_rows(frame, off[frame, None, None], rows, float(weights[frame]))
 
 
 def _add_motion(chain: Chain, world: World, turns: Tensor, roots: Tensor, present: Tensor) -> None:
@@ -164,8 +189,8 @@ def _prior(world: World, frame: int, person: int, config: PriorConfig) -> Normal
     sight = F.normalize(world.base.cam_from_body[frame, person, :3, 3], dim=-1)
     along = sight[:, None] * sight
     place = along / config.root_depth_m**2 + (torch.eye(3).to(along) - along) / config.root_pos_m**2
-    degrees = sight.new_tensor([config.pose_deg] * 3 * JOINTS + [config.root_rot_deg] * 3)
-    information = torch.block_diag(torch.diag((degrees * torch.pi / 180) ** -2), place)
+    turns = sight.new_tensor([*joint_degrees(config), config.root_rot_deg]).repeat_interleave(3)
+    information = torch.block_diag(torch.diag((turns * torch.pi / 180) ** -2), place)
     now = [world.unknowns[name][frame, person].flatten() for name in ("pose", "root_rot", "root_pos")]
     return prior(torch.cat(now), information)
 

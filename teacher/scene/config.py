@@ -109,6 +109,8 @@ class PriorConfig:
     """Pelvis along it, metres."""
     pose_deg: float = 8.0
     """Rotation of a joint, degrees."""
+    arm_deg: float = 30.0
+    """The same of shoulders and elbows: keypoints hardly show how far an arm swings along the line of sight."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -64,7 +64,8 @@ def make_base(
     betas, prob = tensor(motion.betas), tensor(motion.contact_prob[frames])
     parts = BodyParts(body)
     height = torch.full_like(prob, torch.nan)
-    if result.meta["world"] == "z_up_ground":
+    z_up = result.meta["world"] == "z_up_ground"
+    if z_up:
         height = site_heights(parts(betas, body_rot, cam_from_body), world_from_cam, prob)
     shape = (len(frames), present.shape[1], len(body.keypoint_names))
     times = torch.from_numpy(np.asarray(cameras.timestamps, np.float64))
@@ -85,7 +86,7 @@ def make_base(
         body=body, parts=parts, times=(times[frames] - times[0]).float(),
         moment=((times[frames] - times[0]) / (times[-1] - times[0]).clamp(min=1e-6)).float(),
         world_from_cam=world_from_cam, cam_from_body=cam_from_body, body_rot=body_rot, betas=betas, present=present,
-        contact_prob=prob, site_height=height, K=footage.K,
+        contact_prob=prob, z_up=z_up, site_height=height, K=footage.K,
         keypoints_px=torch.zeros(*shape, 2) if keypoints_px is None else tensor(keypoints_px),
         keypoint_weight=torch.zeros(shape) if keypoint_score is None else tensor(keypoint_score),
         avatars=avatars, scene=scene, pivot_m=_middle_depth(scene.means, world_from_cam),

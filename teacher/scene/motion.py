@@ -15,12 +15,13 @@ from teacher.optimise.bodies import Points
 from teacher.optimise.contacts import FEET
 from teacher.optimise.evidence import TOUCHING
 from teacher.scene.config import PriorConfig
+from teacher.scene.spin import SWINGING
 from teacher.scene.terms import acceleration, soft, turn_acceleration
 from teacher.scene.world import Base, World
 
 USUAL: Final = {"joint": 10.0, "camera": 2.0, "camera_turn": 3.0, "root": 1.0, "root_turn": 2.5}
 """Usual accelerations: m/s^2 of joints, the camera and the root, rad/s^2 of the camera and the root."""
-LEG, TRUNK, ARM = 42.0, 2.5, 9.0
+LEG, TRUNK, ARM = 42.0, 2.5, 14.0
 USUAL_TURNS: Final = tuple(
     LEG if any(part in name for part in ("hip", "knee", "ankle", "foot"))
     else ARM if any(part in name for part in ("shoulder", "elbow", "wrist", "hand"))
@@ -28,13 +29,13 @@ USUAL_TURNS: Final = tuple(
     for name in SMPL_JOINTS[1:]
 )  # fmt: skip
 """The same of the 23 joints against their parents, rad/s^2. Upper quartiles over the motions of `distill.synthetic`
-are 59 for knees, 36 for hips, 41 for ankles, 9 for shoulders, 2 for the spine."""
+are 59 for knees, 36 for hips, 41 for ankles, 9 for shoulders, 2 for the spine; with 9 arms hardly swing (`spin`)."""
 STILL_MPS: Final = 0.1
 """Usual speed of a site that touches, m/s."""
 HEIGHT_M: Final = 0.01
 """Usual error of the height at which it stands, metres."""
 LONGEST_STEP_S: Final = 0.2
-"""A site that touches at both ends of a longer step may have been lifted between."""
+"""Between frames further apart a site that touches in both may have been lifted, and an arm have swung back."""
 KEYPOINT_SHARE: Final = 0.02
 """Usual error of a keypoint, heights of the person in the image."""
 
@@ -110,11 +111,16 @@ def closeness(world: World, config: PriorConfig) -> Tensor:
     of_camera = [x["camera_rot"] / (config.camera_rot_deg * radians), world.camera_shift() / config.camera_pos_m]
     of_body = [
         x["root_rot"] / (config.root_rot_deg * radians), across / config.root_pos_m, along / config.root_depth_m,
-        (x["pose"] / (config.pose_deg * radians)).flatten(2),
+        (x["pose"] / (radians * x["pose"].new_tensor(joint_degrees(config))[:, None])).flatten(2),
     ]  # fmt: skip
     present = base.present.to(base.times)
     camera = torch.stack([part.square().mean(-1) for part in of_camera]).sum()
     return camera + sum((part.square().mean(-1) * present).sum() for part in of_body)
+
+
+def joint_degrees(config: PriorConfig) -> list[float]:
+    """Standard deviations of the 23 joints' turns, degrees."""
+    return [config.arm_deg if name.endswith(SWINGING) else config.pose_deg for name in SMPL_JOINTS[1:]]
 
 
 def stance_heights(height: Tensor, prob: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class Base:
     """[T, P] bool."""
     contact_prob: Tensor
     """[T, P, 6]."""
+    z_up: bool
+    """Whether the world's z axis points up."""
     site_height: Tensor
     """[T, P, 6] height (m) at which each site stands by the geometric result; NaN where it does not, or no up."""
     K: Tensor
