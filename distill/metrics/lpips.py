@@ -24,7 +24,7 @@ HEADS: Final = "alex.pth"
 """`lpips/weights/v0.1/alex.pth` of the package (keys `linK.model.1.weight`)."""
 LEAST_SIDE: Final = 35
 """Pixels: below this AlexNet's last layers have nothing to look at."""
-_LAYERS: Final[dict[int, tuple[tuple[int, ...], dict[str, int]]]] = {
+ALEXNET: Final[dict[int, tuple[tuple[int, ...], dict[str, int]]]] = {
     0: ((64, 3, 11, 11), {"stride": 4, "padding": 2}),
     3: ((192, 64, 5, 5), {"padding": 2}),
     6: ((384, 192, 3, 3), {"padding": 1}),
@@ -77,7 +77,7 @@ class AlexLpips:
         """Features of images [1, 3, H, W] in [-1, 1] after each convolution."""
         x = (x - x.new_tensor(_SHIFT)[:, None, None]) / x.new_tensor(_SCALE)[:, None, None]
         features = []
-        for (position, (_, options)), (weight, bias) in zip(_LAYERS.items(), self._convolutions, strict=True):
+        for (position, (_, options)), (weight, bias) in zip(ALEXNET.items(), self._convolutions, strict=True):
             if position in (3, 6):
                 x = F.max_pool2d(x, 3, 2)
             x = F.relu(F.conv2d(x, weight.to(x), bias.to(x), **options))  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def load_lpips(folder: Path) -> AlexLpips:
     """
     backbone, heads = _state(folder / BACKBONE), _state(folder / HEADS)
     convolutions, lines = [], []
-    for index, (position, (shape, _)) in enumerate(_LAYERS.items()):
+    for index, (position, (shape, _)) in enumerate(ALEXNET.items()):
         names = f"features.{position}.weight", f"features.{position}.bias"
         weight, bias = (_tensor(folder / BACKBONE, backbone, name) for name in names)
         head = _tensor(folder / HEADS, heads, f"lin{index}.model.1.weight")
