@@ -17,19 +17,21 @@ HUBER: Final = 0.2
 COLOUR_SD: Final = 0.1
 """Usual difference of a channel between a picture of Gaussians and a frame."""
 CORRELATED: Final = 200.0
-"""Pixels that share an error: so many fewer speak than there are. With 30, errors of the avatar, which are the same in
-every frame, turned joints that time would have kept in place (docs/gaussians.md)."""
+"""Pixels of a scene that share an error: so many fewer speak than there are."""
 
 Normal = tuple[float, Tensor, Tensor]
 """A term of one frame: value, normal matrix [K, K], gradient [K]."""
 
 
-def compare(image: Tensor, target: Tensor, flow: Tensor, weight: Tensor, reached: Tensor) -> Normal:
+def compare(
+    image: Tensor, target: Tensor, flow: Tensor, weight: Tensor, reached: Tensor, correlated: float = CORRELATED
+) -> Normal:
     """Robust squares of image - target, about a picture that moves by `flow`.
 
     Args:
         image, target: [H, W, C]. flow: [H, W, 2, K] pixels by which each pixel of the image moves with each unknown.
         weight: [H, W] trust. reached: [H, W] whether the flow is known; other pixels add to the value alone.
+        correlated: pixels that share an error.
     """
     slope = 0.5 * (_slope(image) + _slope(target))  # of both pictures: second order for the price of the first (ESM)
     rows = -(slope @ flow)  # [H, W, C, K]
@@ -38,7 +40,7 @@ def compare(image: Tensor, target: Tensor, flow: Tensor, weight: Tensor, reached
     robust = torch.where(size < HUBER, 0.5 * size**2, HUBER * (size - 0.5 * HUBER))
     heavy = weight * reached / (size / HUBER).clamp(min=1)
     weighted = (rows * heavy[..., None, None]).flatten(0, 2)
-    information = 1 / (CORRELATED * COLOUR_SD**2)
+    information = 1 / (correlated * COLOUR_SD**2)
     return (
         information * float((weight * robust).sum()), information * (rows.flatten(0, 2).T @ weighted),
         information * (weighted.T @ off.flatten()),

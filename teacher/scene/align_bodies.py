@@ -51,6 +51,10 @@ THICKNESS_M: Final = 0.01
 """Usual distance of what is seen from the skin: cloth, hair, and errors of the mask."""
 REACH: Final = 0.01
 """Part of the picture's longer side over which slopes reach beyond the avatar's outline."""
+ALIKE: Final = 0.08
+"""Side of a patch in which an avatar's errors are alike, part of the picture's longer side: of a limb, and of as many
+more pixels as the picture has. Errors that are the same in every frame turned joints that time would have kept in place
+(docs/gaussians.md)."""
 DETECTED: Final = 0.3
 """Weight of a keypoint: a detector errs alike for many frames, and alike for the keypoints of a limb."""
 ANOTHER: Final = 0.3
@@ -218,7 +222,7 @@ def _picture(
     target = torch.cat((footage.images[frame][part] * mask[..., None], mask[..., None]), -1)
     others = (footage.people[frame][part] - mask).clamp(min=0)
     weight = view.free[frame][part] * (others < ANOTHER)
-    return compare(image, target, flow, weight, near[..., 0] > 0.01)
+    return compare(image, target, flow, weight, near[..., 0] > 0.01, (ALIKE * max(footage.size)) ** 2)
 
 
 def skin_slopes(body: BodyModel, avatar: Avatar, body_rot: Tensor, cam_from_body: Tensor) -> Tensor:
