@@ -240,7 +240,7 @@ def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
         starts = {"disturbed": disturbed(drawn.truth, config)}
         prior = replace(
             settings.prior, camera_rot_deg=config.camera_deg, camera_pos_m=config.camera_m, pose_deg=config.pose_deg,
-            arm_deg=config.pose_deg,
+            arm_deg=config.pose_deg, alike=0.04,  # shapes are the true ones
         )  # fmt: skip
         settings = replace(settings, prior=prior)
     else:

@@ -51,10 +51,6 @@ THICKNESS_M: Final = 0.01
 """Usual distance of what is seen from the skin: cloth, hair, and errors of the mask."""
 REACH: Final = 0.01
 """Part of the picture's longer side over which slopes reach beyond the avatar's outline."""
-ALIKE: Final = 0.08
-"""Side of a patch in which an avatar's errors are alike, part of the picture's longer side: of a limb, and of as many
-more pixels as the picture has. Errors that are the same in every frame turned joints that time would have kept in place
-(docs/gaussians.md)."""
 DETECTED: Final = 0.3
 """Weight of a keypoint: a detector errs alike for many frames, and alike for the keypoints of a limb."""
 ANOTHER: Final = 0.3
@@ -68,7 +64,7 @@ def align_bodies(world: World, view: View, person: int, config: PriorConfig, ste
     Args:
         world: whose pose, root_rot, root_pos and the person's offsets are changed.
         view: a level of the footage; in frames in which it shows nobody, motion, points and prior alone decide.
-        config: the prior on corrections. steps: at most.
+        config: the prior on corrections, and on the avatar's errors. steps: at most.
     """
     offsets = f"person{person}/offsets"
 
@@ -110,7 +106,9 @@ def _equations(world: World, view: View, person: int, config: PriorConfig) -> Ch
     avatar, present = world.avatar(person), base.present[:, person]
     for frame in range(count):
         if bool(present[frame]) and view.boxes[frame][2]:
-            chain.add_frame(frame, *_picture(base.body, avatar, view, frame, person, turns[frame], roots[frame]))
+            chain.add_frame(
+                frame, *_picture(base.body, avatar, view, frame, person, turns[frame], roots[frame], config.alike)
+            )
         chain.add_frame(frame, *_prior(world, frame, person, config))
     grown = thickness_m(world, person)
     chain.add_shared(0.5 * (grown / THICKNESS_M) ** 2, THICKNESS_M**-2, grown * THICKNESS_M**-2)
@@ -200,9 +198,14 @@ def _prior(world: World, frame: int, person: int, config: PriorConfig) -> Normal
 
 
 def _picture(
-    body: BodyModel, avatar: Avatar, view: View, frame: int, person: int, body_rot: Tensor, cam_from_body: Tensor
-) -> Normal:
-    """The person alone before black, with the mask as a fourth channel; the last unknown is the thickness."""
+    body: BodyModel, avatar: Avatar, view: View, frame: int, person: int, body_rot: Tensor, cam_from_body: Tensor,
+    alike: float,
+) -> Normal:  # fmt: skip
+    """The person alone before black, with the mask as a fourth channel; the last unknown is the thickness.
+
+    Errors of an avatar that are the same in every frame would turn joints that time keeps in place, so all pixels of a
+    patch count as one; a finer picture says no more.
+    """
     footage = view.footage
     left, top, width, height = view.boxes[frame]
     part = (slice(top, top + height), slice(left, left + width))
@@ -222,7 +225,7 @@ def _picture(
     target = torch.cat((footage.images[frame][part] * mask[..., None], mask[..., None]), -1)
     others = (footage.people[frame][part] - mask).clamp(min=0)
     weight = view.free[frame][part] * (others < ANOTHER)
-    return compare(image, target, flow, weight, near[..., 0] > 0.01, (ALIKE * max(footage.size)) ** 2)
+    return compare(image, target, flow, weight, near[..., 0] > 0.01, (alike * max(footage.size)) ** 2)
 
 
 def skin_slopes(body: BodyModel, avatar: Avatar, body_rot: Tensor, cam_from_body: Tensor) -> Tensor:

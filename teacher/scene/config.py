@@ -95,7 +95,7 @@ class PhotoRates:
 
 @dataclass(kw_only=True)
 class PriorConfig:
-    """How far the geometric result may be off: standard deviations of the corrections."""
+    """How far the geometric result may be off (standard deviations of the corrections), and avatars with it."""
 
     camera_rot_deg: float = 0.3
     """Rotation of a camera, degrees."""
@@ -111,6 +111,9 @@ class PriorConfig:
     """Rotation of a joint, degrees."""
     arm_deg: float = 30.0
     """The same of shoulders and elbows: keypoints hardly show how far an arm swings along the line of sight."""
+    alike: float = 0.08
+    """Side of a patch in which an avatar's errors are alike, part of the picture's longer side; less where the shape of
+    the body is known well."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
