@@ -21,7 +21,7 @@ STRIDE_S: Final = 1.1
 EDGE_S: Final = 0.3
 """So near to an end of the clip the term fades: nothing beyond holds an arm in its swing."""
 SWINGING: Final = ("shoulder", "elbow")
-"""Joints that the term moves: feet and pixels say more about legs, and at a free hand there would be no end."""
+"""Joints that the term moves: feet and pixels say more about legs, and hands weigh too little to tell."""
 _LIMBS: Final = (
     ("hip", "knee", 0.433, 0.1), ("knee", "ankle", 0.433, 0.0465), ("ankle", "foot", 0.5, 0.0145),
     ("shoulder", "elbow", 0.436, 0.028), ("elbow", "wrist", 0.43, 0.016), ("wrist", "hand", 0.506, 0.006),
@@ -31,7 +31,7 @@ _TRUNK, _HEAD = 0.497, 0.081
 
 
 def _segments() -> tuple[Tensor, Tensor]:
-    """Mass [15] of each part of the body, and its centre of mass as a mean of joints [15, 24]; both float64."""
+    """Share of mass [15] of each part of the body, and its centre of mass as a mean of joints [15, 24]; both float64."""
     rows: list[tuple[float, dict[str, float]]] = [(_HEAD, {"neck": 0.2, "head": 0.8})]
     for side in ("left", "right"):
         rows.append((_TRUNK / 2, {f"{side}_hip": 0.5, f"{side}_shoulder": 0.5}))
@@ -53,8 +53,7 @@ def spin(joints: Tensor, dt: Tensor, slopes: Tensor) -> tuple[Tensor, list[Tenso
         [T - 1] m^2/s, and its slopes [T - 1, K] by the unknowns of the earlier and of the later frame.
     """
     mass, centres = (value.to(joints) for value in _segments())
-    centres = centres - (mass @ centres) / mass.sum()
-    mass = mass / mass.sum()
+    centres = centres - mass @ centres
     x, y = (centres @ joints)[..., :2].unbind(-1)  # [T, 15]
     dx, dy = torch.einsum("sj,tjak->atsk", centres, slopes[:, :, :2])
     value = ((x[:-1] * y[1:] - y[:-1] * x[1:]) @ mass) / dt
