@@ -31,7 +31,7 @@ _TRUNK, _HEAD = 0.497, 0.081
 
 
 def _segments() -> tuple[Tensor, Tensor]:
-    """Share of mass [15] of each part of the body, and its centre of mass as a mean of joints [15, 24]; both float64."""
+    """Share [15] of each part of the body in its mass, and its centre as a mean of joints [15, 24]; both float64."""
     rows: list[tuple[float, dict[str, float]]] = [(_HEAD, {"neck": 0.2, "head": 0.8})]
     for side in ("left", "right"):
         rows.append((_TRUNK / 2, {f"{side}_hip": 0.5, f"{side}_shoulder": 0.5}))
